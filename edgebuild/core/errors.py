@@ -1,0 +1,57 @@
+"""Every error that a user can cause.
+
+    EdgebuildError            exit 1   something is wrong with what was given; message and hint say what and what to do
+    ├── UsageError            exit 2   the command line asks for something that does not exist
+    ├── RecipeError           exit 3   recipe, target or calibration description (TOML) is wrong
+    ├── ModelError            exit 4   the model cannot be read, exported or handled; names operator and layer
+    ├── CalibrationError      exit 5   calibration data is missing or wrong
+    ├── CompileError          exit 6   lowering, code generation or linking failed
+    ├── CheckError            exit 7   the bundle does not reproduce its golden outputs, or misses its accuracy budget
+    ├── BundleError           exit 8   a bundle, manifest, signature, key or trust file is not acceptable
+    └── EnvironmentProblem    exit 9   this machine lacks something: a tool, room on the disk, a permission
+
+Code below the command line raises these; only `edgebuild.cli` prints them.
+"""
+
+
+class EdgebuildError(Exception):
+    """What was wrong and where (`message`), and what to do about it (`hint`)."""
+
+    exit_code = 1
+
+    def __init__(self, message: str, hint: str = "") -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+
+
+class UsageError(EdgebuildError):
+    exit_code = 2
+
+
+class RecipeError(EdgebuildError):
+    exit_code = 3
+
+
+class ModelError(EdgebuildError):
+    exit_code = 4
+
+
+class CalibrationError(EdgebuildError):
+    exit_code = 5
+
+
+class CompileError(EdgebuildError):
+    exit_code = 6
+
+
+class CheckError(EdgebuildError):
+    exit_code = 7
+
+
+class BundleError(EdgebuildError):
+    exit_code = 8
+
+
+class EnvironmentProblem(EdgebuildError):
+    exit_code = 9
