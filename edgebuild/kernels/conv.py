@@ -1,0 +1,338 @@
+"""Convolution, dense and matmul as one blocked GEMM over packed rows of activations (SPEC section 7, conv).
+
+For a block of `rows` output pixels the activations of the receptive field are packed side by side (im2row, padding filled with the zero
+point), in the form the dot instruction wants; then `rows` × `vectors` accumulators stay in registers over the whole of K. Where the
+instruction takes plain uint8 and K is contiguous (1×1, stride 1), nothing is packed.
+"""
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+
+from edgebuild.kernels.builder import (
+    Body,
+    Cell,
+    Expr,
+    Flat,
+    Kernel,
+    T,
+    bits,
+    cast,
+    cells,
+    either,
+    kernel,
+    loop,
+    requantize,
+    splat,
+)
+from edgebuild.kernels.copy import copy_run
+from edgebuild.kernels.isa import Isa, group_scalar
+
+QUANT_PARAMS = 4  # lo − z_y and hi − z_y as float32 bits, z_y, z_x
+
+
+@dataclass(frozen=True)
+class Conv:
+    """Shape of a convolution, NHWC: [batch, height, width, channels] → [batch, out_height, out_width, out_channels]."""
+
+    batch: int
+    height: int
+    width: int
+    channels: int
+    out_height: int
+    out_width: int
+    out_channels: int
+    kernel: tuple[int, int] = (1, 1)
+    stride: tuple[int, int] = (1, 1)
+    pad: tuple[int, int] = (0, 0)
+    dilation: tuple[int, int] = (1, 1)
+    groups: int = 1
+
+    @property
+    def pixels(self) -> int:
+        return self.batch * self.out_height * self.out_width
+
+    @property
+    def group_channels(self) -> int:
+        return self.channels // self.groups
+
+    @property
+    def group_outputs(self) -> int:
+        return self.out_channels // self.groups
+
+    @property
+    def depth(self) -> int:
+        """K: multiply-accumulates for one output element."""
+        return self.kernel[0] * self.kernel[1] * self.group_channels
+
+    @property
+    def macs(self) -> int:
+        return self.pixels * self.out_channels * self.depth
+
+    @property
+    def pointwise(self) -> bool:
+        """Whether output pixel p reads exactly input pixel p."""
+        return self.kernel == (1, 1) and self.stride == (1, 1) and self.pad == (0, 0) and self.groups == 1
+
+
+@dataclass(frozen=True)
+class Blocking:
+    """Register block: `rows` pixels × `vectors` vectors of output channels; `splits` of the channels make separate units of work."""
+
+    rows: int
+    vectors: int
+    splits: int
+
+
+@dataclass(frozen=True)
+class ConvPlan:
+    """A convolution on one instruction set: block sizes, and the layout of its constants."""
+
+    conv: Conv
+    isa: Isa
+
+    @cached_property
+    def steps(self) -> int:
+        """K in groups of the dot instruction."""
+        return -(-self.conv.depth // self.isa.group)
+
+    @cached_property
+    def vectors(self) -> int:
+        """Vectors of output channels in one group."""
+        return -(-self.conv.group_outputs // self.isa.lanes)
+
+    @property
+    def direct(self) -> bool:
+        return self.isa.direct and self.conv.pointwise and self.conv.depth % self.isa.group == 0
+
+    @cached_property
+    def blocking(self) -> Blocking:
+        rows, vectors = min(_candidates(self.conv.pixels, self.vectors, self.isa.registers), key=self._cost)
+        blocks = -(-self.conv.pixels // rows)
+        groups = self.vectors // vectors
+        splits = 1
+        if self.conv.groups == 1 and blocks < 8 and self.vectors % vectors == 0:
+            splits = next(n for n in range(min(groups, 8), 0, -1) if groups % n == 0)
+        return Blocking(rows, vectors, splits)
+
+    def _cost(self, block: tuple[int, int]) -> tuple[float, int]:
+        """Cycles of all blocks, roughly: multiply port, load ports, and latency of a chain of dots; ties go to the larger block."""
+        rows, vectors = block
+        step = max(rows * vectors, rows * 0.5 + vectors, 5.0)
+        tiles = -(-self.conv.pixels // rows) * -(-self.vectors // vectors)
+        return tiles * (step * self.steps + 3.0 * rows * vectors + 10.0), -rows * vectors
+
+    def channel_start(self, vector: int) -> int:
+        """First output channel (in its group) of a vector: the last one overlaps its neighbour instead of running over the end."""
+        return max(0, min(vector * self.isa.lanes, self.conv.group_outputs - self.isa.lanes))
+
+    def channel_index(self) -> np.ndarray:
+        """Output channel of each lane, [groups, vectors, lanes]; −1 where a lane has none."""
+        lanes = np.arange(self.isa.lanes)
+        starts = np.array([self.channel_start(v) for v in range(self.vectors)])
+        index = starts[:, None] + lanes
+        index = np.where(index < self.conv.group_outputs, index, -1)
+        offset = np.arange(self.conv.groups)[:, None, None] * self.conv.group_outputs
+        return np.where(index < 0, -1, index + offset)
+
+    def pack_weights(self, weights: np.ndarray) -> np.ndarray:
+        """Weights int8 [O, kh, kw, I/groups] → int8 [groups, vectors, steps, lanes, group]."""
+        index = self.channel_index()
+        flat = weights.reshape(weights.shape[0], -1)
+        flat = np.pad(flat, ((0, 1), (0, self.steps * self.isa.group - flat.shape[1])))  # row −1 is zero
+        packed = flat[index].reshape(*index.shape, self.steps, self.isa.group)
+        return np.ascontiguousarray(packed.transpose(0, 1, 3, 2, 4))
+
+    def pack_channels(self, values: np.ndarray) -> np.ndarray:
+        """One value an output channel → [groups, vectors, lanes], 0 where a lane has no channel."""
+        return np.append(values, values.dtype.type(0))[self.channel_index()]
+
+    def fold_bias(self, bias: np.ndarray, weights: np.ndarray, zero_point: int) -> np.ndarray:
+        """bias − (z_x − isa.bias)·Σw, int32 [O]: what is left when the kernel sums (x − isa.bias)·w."""
+        sums = weights.reshape(weights.shape[0], -1).astype(np.int64).sum(axis=1)
+        return (bias.astype(np.int64) - (zero_point - self.isa.bias) * sums).astype(np.int32)
+
+
+def _candidates(pixels: int, vectors: int, registers: int) -> list[tuple[int, int]]:
+    """Blocks whose accumulators, weights and two temporaries fit the registers."""
+    fits = [
+        (rows, nv)
+        for nv in range(1, min(vectors, 4) + 1)
+        for rows in range(1, min(pixels, 16) + 1)
+        if rows * nv + nv + 2 <= registers
+    ]
+    return fits or [(1, 1)]
+
+
+def conv_kernel(conv: Conv, isa: Isa) -> Kernel:
+    """Arguments: input, weights, bias, multipliers, quant [4], output."""
+    plan = ConvPlan(conv, isa)
+    block = plan.blocking
+    count = conv.groups * plan.vectors * isa.lanes
+    args = [
+        ("x", "uint8", conv.batch * conv.height * conv.width * conv.channels),
+        ("w", "int8", count * plan.steps * isa.group),
+        ("bias", "int32", count),
+        ("scale", "float32", count),
+        ("quant", "int32", QUANT_PARAMS),
+        ("y", "uint8", conv.pixels * conv.out_channels),
+    ]
+    packed = 0 if plan.direct else block.rows * plan.steps * isa.group
+    func = kernel(args, _ConvBody(plan).emit, scratch=(isa.packed, packed))
+    units = -(-conv.pixels // block.rows) * max(block.splits, conv.groups)
+    scratch = packed * np.dtype(isa.packed).itemsize
+    return Kernel(func, tuple(a[1] for a in args), units, _grain(conv.macs, units), scratch)
+
+
+def _grain(macs: int, units: int) -> int:
+    """Units that are worth handing to another thread: about 10 µs of work."""
+    return max(1, min(units, int(400_000 * units / max(macs, 1))))
+
+
+class _ConvBody:
+    """Emits the loops of one convolution."""
+
+    def __init__(self, plan: ConvPlan) -> None:
+        self.plan, self.conv, self.isa, self.block = plan, plan.conv, plan.isa, plan.blocking
+
+    def emit(self, body: Body) -> None:
+        self.x, self.w, self.bias, self.scale, self.quant, self.y = body.buffers
+        self.packed = body.scratch
+        splits = max(self.block.splits, self.conv.groups)
+        with loop(body.begin, body.end) as unit:
+            first = T.bind(T.min(unit // splits * self.block.rows, self.conv.pixels - self.block.rows))
+            part = unit % splits if splits > 1 else 0
+            group = part if self.conv.groups > 1 else 0
+            if not self.plan.direct:
+                self._pack(first, group)
+            self._channels(first, group, part)
+
+    def _channels(self, first: Expr, group: Expr, part: Expr) -> None:
+        whole, rest = divmod(self.plan.vectors, self.block.vectors)
+        if self.block.splits > 1:
+            share = whole // self.block.splits
+            with loop(0, share) as i:
+                self._tile(first, group, (part * share + i) * self.block.vectors, self.block.vectors)
+            return
+        if whole:
+            with loop(0, whole) as i:
+                self._tile(first, group, i * self.block.vectors, self.block.vectors)
+        if rest:
+            self._tile(first, group, whole * self.block.vectors, rest)
+
+    def _pack(self, first: Expr, group: Expr) -> None:
+        conv, row_size = self.conv, self.plan.steps * self.isa.group
+        with loop(0, self.block.rows) as i:
+            pixel = T.bind(first + i)
+            column = T.bind(pixel % conv.out_width)
+            line = T.bind(pixel // conv.out_width % conv.out_height)
+            image = pixel // (conv.out_width * conv.out_height) if conv.batch > 1 else 0
+            x0 = T.bind(column * conv.stride[1] - conv.pad[1])
+            with loop(0, conv.kernel[0]) as kh:
+                y0 = T.bind(line * conv.stride[0] - conv.pad[0] + kh * conv.dilation[0])
+                source = T.bind(((image * conv.height + y0) * conv.width + x0) * conv.channels + group * conv.group_channels)
+                target = T.bind(i * row_size + kh * (conv.kernel[1] * conv.group_channels))
+                self._pack_line(source, target, y0, x0)
+
+    def _pack_line(self, source: Expr, target: Expr, y0: Expr, x0: Expr) -> None:
+        """One row of the kernel window: a single run when it lies inside the image, tap by tap at the border."""
+        conv = self.conv
+        reach = (conv.kernel[1] - 1) * conv.dilation[1] + 1
+        inside = T.And(T.And(y0 >= 0, y0 < conv.height), T.And(x0 >= 0, x0 + reach <= conv.width))
+        contiguous = conv.dilation[1] == 1 and conv.groups == 1
+        if conv.pad == (0, 0) and self._never_outside():
+            self._run(source, target) if contiguous else self._taps(source, target, y0, x0, checked=False)
+            return
+        either(
+            inside,
+            lambda: self._run(source, target) if contiguous else self._taps(source, target, y0, x0, checked=False),
+            lambda: self._taps(source, target, y0, x0, checked=True),
+        )
+
+    def _never_outside(self) -> bool:
+        conv = self.conv
+        return all(
+            (out - 1) * stride + (k - 1) * dilation + 1 <= size
+            for out, stride, k, dilation, size in zip(
+                (conv.out_height, conv.out_width), conv.stride, conv.kernel, conv.dilation, (conv.height, conv.width), strict=True
+            )
+        )
+
+    def _run(self, source: Expr, target: Expr) -> None:
+        copy_run(self.x, source, self.packed, target, self.conv.kernel[1] * self.conv.group_channels, self._convert)
+
+    def _taps(self, source: Expr, target: Expr, y0: Expr, x0: Expr, *, checked: bool) -> None:
+        conv = self.conv
+        size = conv.group_channels
+        with loop(0, conv.kernel[1]) as kw:
+            column = x0 + kw * conv.dilation[1]
+            tap = source + kw * (conv.dilation[1] * conv.channels)
+            place = target + kw * size
+
+            def copy(tap: Expr = tap, place: Expr = place) -> None:
+                copy_run(self.x, tap, self.packed, place, size, self._convert)
+
+            def fill(place: Expr = place) -> None:
+                zero = self._convert(cast("uint8", self.quant.load(3)), 1)
+                copy_run(None, 0, self.packed, place, size, lambda _, lanes: splat(zero, lanes))
+
+            if checked:
+                valid = T.And(T.And(y0 >= 0, y0 < conv.height), T.And(column >= 0, column < conv.width))
+                either(valid, copy, fill)
+            else:
+                copy()
+
+    def _convert(self, value: Expr, lanes: int) -> Expr:
+        """A uint8 activation as the dot instruction wants it."""
+        if self.isa.packed == "uint8":
+            return value
+        if self.isa.packed == "int8":
+            return bits("int8", value ^ splat(T.uint8(128), lanes), lanes)
+        return cast(self.isa.packed, value, lanes)
+
+    def _tile(self, first: Expr, group: Expr, vector: Expr, vectors: int) -> None:
+        isa, steps, rows = self.isa, self.plan.steps, self.block.rows
+        base = T.bind(group * self.plan.vectors + vector)
+        acc = [cells(vectors, "int32", isa.lanes) for _ in range(rows)]
+        for row in acc:
+            for j, sum_ in enumerate(row):
+                sum_.set(self.bias.load((base + j) * isa.lanes, isa.lanes))
+        width = isa.lanes * isa.group
+        with loop(0, steps) as k:
+            weights = [T.bind(self.w.load(((base + j) * steps + k) * width, width)) for j in range(vectors)]
+            for i, row in enumerate(acc):
+                activation = self._activation(first, i, k)
+                for sum_, w in zip(row, weights, strict=True):
+                    sum_.set(isa.dot(sum_.get(), activation, w))
+        self._store(acc, first, group, vector, base)
+
+    def _activation(self, first: Expr, row: int, k: Expr) -> Expr:
+        isa, size = self.isa, self.plan.steps * self.isa.group
+        source, start = (self.x, (first + row) * size) if self.plan.direct else (self.packed, row * size)
+        value = source.load(start + k * isa.group, isa.group)
+        return T.bind(value if isa.group == 1 else bits(group_scalar(isa), value))
+
+    def _store(self, acc: list[list[Cell]], first: Expr, group: Expr, vector: Expr, base: Expr) -> None:
+        isa, conv = self.isa, self.conv
+        lo = splat(bits("float32", self.quant.load(0)), isa.lanes)
+        hi = splat(bits("float32", self.quant.load(1)), isa.lanes)
+        zero = splat(self.quant.load(2), isa.lanes)
+        for j in range(len(acc[0])):
+            scale = T.bind(self.scale.load((base + j) * isa.lanes, isa.lanes))
+            channel = T.max(0, T.min((vector + j) * isa.lanes, conv.group_outputs - isa.lanes)) + group * conv.group_outputs
+            for i, row in enumerate(acc):
+                value = requantize(row[j].get(), scale, lo, hi, zero, isa.lanes)
+                place = (first + i) * conv.out_channels + channel
+                store_prefix(self.y, place, cast("uint8", value, isa.lanes), isa.lanes, min(isa.lanes, conv.group_outputs))
+
+
+def store_prefix(buffer: Flat, index: Expr, value: Expr, lanes: int, count: int) -> None:
+    """Store the first `count` of `lanes` elements."""
+    if count == lanes:
+        buffer.store(index, value, lanes)
+        return
+    local = cells(1, buffer.dtype, lanes)[0]
+    local.set(value)
+    copy_run(local.flat, 0, buffer, index, count, lambda v, _: v)
+

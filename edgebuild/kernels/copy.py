@@ -1,0 +1,152 @@
+"""Moving bytes: runs, strided boxes, gathers, fills, and byte tables."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from edgebuild.kernels.builder import Body, Expr, Flat, Kernel, cast, kernel, loop
+from edgebuild.kernels.isa import Isa
+
+WIDEST = 32  # elements of the widest copy step: one AVX2 register of bytes, and cheap on narrower machines
+
+Convert = Callable[[Expr, int], Expr]
+
+
+def copy_run(source: Flat | None, at: Expr, target: Flat, to: Expr, count: int, convert: Convert) -> None:
+    """target[to : to+count] = convert(source[at : at+count]) for a static count; without a source `convert` makes the value.
+
+    The tail is one more step that overlaps the step before it; runs shorter than a step take powers of two.
+    """
+    lanes = min(WIDEST, 1 << (count.bit_length() - 1))
+
+    def step(offset: Expr) -> None:
+        value = None if source is None else source.load(at + offset, lanes)
+        target.store(to + offset, convert(value, lanes), lanes)
+
+    whole = count // lanes
+    if whole > 4:
+        with loop(0, whole) as i:
+            step(i * lanes)
+    else:
+        for i in range(whole):
+            step(i * lanes)
+    if count % lanes:
+        step(count - lanes)
+
+
+@dataclass(frozen=True)
+class Box:
+    """A strided copy: out[out_offset + Σ i·out_stride] = in[in_offset + Σ i·in_stride], i below `dims`; strides in elements.
+
+    It is a transpose, a slice (also with negative steps), an expand (stride 0), one input of a concat, the inside of a pad.
+    """
+
+    dtype: str
+    dims: tuple[int, ...]
+    in_strides: tuple[int, ...]
+    out_strides: tuple[int, ...]
+    in_size: int
+    out_size: int
+    in_offset: int = 0
+    out_offset: int = 0
+    table: bool = False
+
+
+def box_kernel(box: Box, _isa: Isa) -> Kernel:
+    """Arguments: input, [table uint8 [256]], output. A unit is one index of the outermost dimension."""
+    args = [("x", box.dtype, box.in_size), ("y", box.dtype, box.out_size)]
+    if box.table:
+        args.insert(1, ("table", "uint8", 256))
+
+    def emit(body: Body) -> None:
+        x, *table, y = body.buffers
+        convert: Convert = (lambda v, _: table[0].load(cast("int32", v))) if table else (lambda v, _: v)
+        with loop(body.begin, body.end) as unit:
+            source = box.in_offset + unit * box.in_strides[0]
+            target = box.out_offset + unit * box.out_strides[0]
+            _box_loops(box, 1, x, source, y, target, convert)
+
+    units = box.dims[0]
+    inner = max(1, _product(box.dims[1:]))
+    return Kernel(kernel(args, emit), tuple(a[1] for a in args), units, max(1, min(units, 65536 // inner)))
+
+
+def _product(values: tuple[int, ...]) -> int:
+    result = 1
+    for v in values:
+        result *= v
+    return result
+
+
+def _box_loops(box: Box, axis: int, x: Flat, source: Expr, y: Flat, target: Expr, convert: Convert) -> None:
+    if axis == len(box.dims):
+        y.store(target, convert(x.load(source), 1))
+        return
+    contiguous = axis == len(box.dims) - 1 and box.in_strides[axis] == box.out_strides[axis] == 1
+    if contiguous and not box.table:
+        copy_run(x, source, y, target, box.dims[axis], convert)
+        return
+    with loop(0, box.dims[axis]) as i:
+        step_in, step_out = source + i * box.in_strides[axis], target + i * box.out_strides[axis]
+        _box_loops(box, axis + 1, x, step_in, y, step_out, convert)
+
+
+@dataclass(frozen=True)
+class Gather:
+    """[outer, size, inner] → [outer, count, inner] by an index table; nearest resize and constant gathers."""
+
+    dtype: str
+    outer: int
+    size: int
+    count: int
+    inner: int
+
+
+def gather_kernel(gather: Gather, _isa: Isa) -> Kernel:
+    """Arguments: input, index int32 [count], output. A unit is one output line [inner]."""
+    args = [
+        ("x", gather.dtype, gather.outer * gather.size * gather.inner),
+        ("index", "int32", gather.count),
+        ("y", gather.dtype, gather.outer * gather.count * gather.inner),
+    ]
+
+    def emit(body: Body) -> None:
+        x, index, y = body.buffers
+        with loop(body.begin, body.end) as unit:
+            source = (unit // gather.count * gather.size + index.load(unit % gather.count)) * gather.inner
+            copy_run(x, source, y, unit * gather.inner, gather.inner, lambda v, _: v)
+
+    units = gather.outer * gather.count
+    return Kernel(kernel(args, emit), tuple(a[1] for a in args), units, max(1, min(units, 65536 // gather.inner)))
+
+
+@dataclass(frozen=True)
+class Fill:
+    """`size` times one value."""
+
+    dtype: str
+    size: int
+
+
+def fill_kernel(fill: Fill, _isa: Isa) -> Kernel:
+    """Arguments: value [1], output [size]."""
+    dtype, size = fill.dtype, fill.size
+    args = [("value", dtype, 1), ("y", dtype, size)]
+
+    def emit(body: Body) -> None:
+        value, y = body.buffers
+        with loop(body.begin, body.end) as unit:
+            y.store(unit, value.load(0))
+
+    return Kernel(kernel(args, emit), tuple(a[1] for a in args), size, min(size, 65536))
+
+
+def table_kernel(size: int, _isa: Isa) -> Kernel:
+    """Arguments: input uint8, table uint8 [256], output uint8: SPEC section 7, table."""
+    args = [("x", "uint8", size), ("table", "uint8", 256), ("y", "uint8", size)]
+
+    def emit(body: Body) -> None:
+        x, table, y = body.buffers
+        with loop(body.begin, body.end) as i:
+            y.store(i, table.load(cast("int32", x.load(i))))
+
+    return Kernel(kernel(args, emit), tuple(a[1] for a in args), size, min(size, 16384))

@@ -1,0 +1,120 @@
+"""Max and average pooling of uint8, NHWC, channels in the lanes (SPEC section 7)."""
+
+from dataclasses import dataclass
+
+from edgebuild.kernels.builder import Body, Expr, Kernel, T, bits, cast, cell, kernel, loop, requantize, splat
+from edgebuild.kernels.conv import QUANT_PARAMS
+from edgebuild.kernels.isa import Isa
+
+
+@dataclass(frozen=True)
+class Pool:
+    """[batch, height, width, channels] → [batch, out_height, out_width, channels]."""
+
+    batch: int
+    height: int
+    width: int
+    channels: int
+    out_height: int
+    out_width: int
+    kernel: tuple[int, int]
+    stride: tuple[int, int] = (1, 1)
+    pad: tuple[int, int] = (0, 0)
+    dilation: tuple[int, int] = (1, 1)
+
+    @property
+    def in_size(self) -> int:
+        return self.batch * self.height * self.width * self.channels
+
+    @property
+    def out_size(self) -> int:
+        return self.batch * self.out_height * self.out_width * self.channels
+
+
+@dataclass(frozen=True)
+class _Window:
+    """The taps [y0, y1) × [x0, x1) of one output pixel that lie inside the image, and where tap (0, 0) would be."""
+
+    top: Expr
+    left: Expr
+    rows: tuple[Expr, Expr]
+    columns: tuple[Expr, Expr]
+
+
+def max_pool_kernel(pool: Pool, isa: Isa) -> Kernel:
+    """Arguments: input, output."""
+    lanes = min(isa.lanes * 4, 1 << (pool.channels.bit_length() - 1))
+    args = [("x", "uint8", pool.in_size), ("y", "uint8", pool.out_size)]
+
+    def emit(body: Body) -> None:
+        x, y = body.buffers
+
+        def pixel(window: _Window, image: Expr, place: Expr) -> None:
+            with loop(0, -(-pool.channels // lanes)) as block:
+                channel = T.bind(T.min(block * lanes, pool.channels - lanes))
+                best = cell("uint8", lanes)
+                best.set(splat(T.uint8(0), lanes))
+                with loop(*window.rows) as kh, loop(*window.columns) as kw:
+                    best.set(T.max(best.get(), x.load(_tap(pool, window, image, kh, kw) + channel, lanes)))
+                y.store(place + channel, best.get(), lanes)
+
+        _pixels(pool, body, pixel)
+
+    return Kernel(kernel(args, emit), ("uint8", "uint8"), pool.batch * pool.out_height)
+
+
+def average_pool_kernel(pool: Pool, isa: Isa) -> Kernel:
+    """Arguments: input, multipliers float32 [out_height, out_width], quant [4], output."""
+    lanes = min(isa.wide, 1 << (pool.channels.bit_length() - 1))
+    positions = pool.out_height * pool.out_width
+    args = [
+        ("x", "uint8", pool.in_size),
+        ("scale", "float32", positions),
+        ("quant", "int32", QUANT_PARAMS),
+        ("y", "uint8", pool.out_size),
+    ]
+
+    def emit(body: Body) -> None:
+        x, scale, quant, y = body.buffers
+
+        def pixel(window: _Window, image: Expr, place: Expr) -> None:
+            taps = (window.rows[1] - window.rows[0]) * (window.columns[1] - window.columns[0])
+            start = T.bind(0 - quant.load(3) * taps)
+            factor = T.bind(scale.load(place // pool.channels % positions))
+            with loop(0, -(-pool.channels // lanes)) as block:
+                channel = T.bind(T.min(block * lanes, pool.channels - lanes))
+                total = cell("int32", lanes)
+                total.set(splat(start, lanes))
+                with loop(*window.rows) as kh, loop(*window.columns) as kw:
+                    value = x.load(_tap(pool, window, image, kh, kw) + channel, lanes)
+                    total.set(total.get() + cast("int32", value, lanes))
+                lo, hi = (splat(bits("float32", quant.load(i)), lanes) for i in (0, 1))
+                result = requantize(total.get(), splat(factor, lanes), lo, hi, splat(quant.load(2), lanes), lanes)
+                y.store(place + channel, cast("uint8", result, lanes), lanes)
+
+        _pixels(pool, body, pixel)
+
+    return Kernel(kernel(args, emit), tuple(a[1] for a in args), pool.batch * pool.out_height)
+
+
+def _tap(pool: Pool, window: _Window, image: Expr, kh: Expr, kw: Expr) -> Expr:
+    y, x = window.top + kh * pool.dilation[0], window.left + kw * pool.dilation[1]
+    return ((image * pool.height + y) * pool.width + x) * pool.channels
+
+
+def _pixels(pool: Pool, body: Body, pixel) -> None:  # type: ignore[no-untyped-def]
+    """Call `pixel(window, image, index of its first output element)` for every output pixel; a unit is one line."""
+    with loop(body.begin, body.end) as unit, loop(0, pool.out_width) as column:
+        image = unit // pool.out_height if pool.batch > 1 else 0
+        top = T.bind(unit % pool.out_height * pool.stride[0] - pool.pad[0])
+        left = T.bind(column * pool.stride[1] - pool.pad[1])
+        rows = _inside(top, pool.kernel[0], pool.dilation[0], pool.height)
+        columns = _inside(left, pool.kernel[1], pool.dilation[1], pool.width)
+        pixel(_Window(top, left, rows, columns), image, (unit * pool.out_width + column) * pool.channels)
+
+
+def _inside(start: Expr, taps: int, dilation: int, size: int) -> tuple[Expr, Expr]:
+    """First and last+1 tap t with 0 ≤ start + t·dilation < size."""
+    first = T.bind(T.max(0, (dilation - 1 - start) // dilation))
+    last = T.bind(T.min(taps, (size - start + dilation - 1) // dilation))
+    return first, last

@@ -1,0 +1,104 @@
+"""Stage compile: a QDQ ONNX model for a target → `program.so`, `plan.bin`, `weights.bin` (SPEC sections 5 and 6)."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from edgebuild.core.errors import CompileError
+from edgebuild.core.plan import ITEM_SIZES, DTYPES, Plan, PlanOp, PlanTensor, write_plan
+from edgebuild.core.target import Target
+from edgebuild.stages.compile.codegen import build_program
+from edgebuild.stages.compile.lower import Lowered, lower
+from edgebuild.stages.compile.memory import Life, aligned, place
+
+if TYPE_CHECKING:
+    import onnx
+
+
+@dataclass(frozen=True)
+class Program:
+    """The three files of a compiled program."""
+
+    program_so: bytes
+    plan: bytes
+    weights: bytes
+
+
+def compile_model(model: "onnx.ModelProto", target: Target, progress: Callable[[str], None] | None = None) -> Program:
+    """Compile a QDQ model; raises ModelError for what cannot be lowered, CompileError where code generation fails."""
+    from edgebuild.kernels.isa import ISAS  # noqa: PLC0415
+
+    if target.isa not in ISAS:
+        raise CompileError(f"target {target.name}: no kernels for the instruction set {target.isa}", f"one of {', '.join(ISAS)}")
+    tell = progress or (lambda _: None)
+    tell("lowering")
+    lowered = lower(model, ISAS[target.isa])
+    plan, weights = assemble(lowered)
+    tell("generating code")
+    return Program(build_program(lowered.emitter.kernels, target), write_plan(plan), weights)
+
+
+def assemble(lowered: Lowered) -> tuple[Plan, bytes]:
+    """Place every tensor and write the weights in the order of the tensor table."""
+    emitter = lowered.emitter
+    used = {s for step in emitter.steps for s, _ in step.args} | {v.storage for _, v in (*lowered.inputs, *lowered.outputs)}
+    order = sorted(used)
+    index = {storage: i for i, storage in enumerate(order)}
+    offsets, arena_bytes = place(_lives(lowered))
+    weights = bytearray()
+    tensors = []
+    for number in order:
+        storage = emitter.storages[number]
+        if storage.data is None:
+            tensors.append(PlanTensor(storage.name, storage.dtype, storage.shape, "arena", offsets[number]))
+            continue
+        tensors.append(PlanTensor(storage.name, storage.dtype, storage.shape, "weights", len(weights)))
+        weights += storage.data.tobytes()
+        weights += bytes(aligned(len(weights)) - len(weights))
+    ops = tuple(
+        PlanOp(
+            step.name,
+            step.kind,
+            step.kernel,
+            tuple((index[s], written) for s, written in step.args),
+            emitter.kernels[step.kernel].work,
+            min(emitter.kernels[step.kernel].grain, emitter.kernels[step.kernel].work),
+            step.integer,
+            step.macs,
+        )
+        for step in emitter.steps
+    )
+    scratch = max((aligned(k.scratch) for k in emitter.kernels), default=0)
+    plan = Plan(
+        arena_bytes,
+        scratch,
+        len(weights),
+        sum(op.macs for op in ops),
+        sum(op.macs for op in ops if op.integer),
+        tuple(tensors),
+        ops,
+        tuple(index[v.storage] for _, v in lowered.inputs),
+        tuple(index[v.storage] for _, v in lowered.outputs),
+    )
+    return plan, bytes(weights)
+
+
+def _lives(lowered: Lowered) -> list[Life]:
+    """Inputs and outputs live for the whole run; every other tensor from its first writer to its last reader."""
+    emitter = lowered.emitter
+    first: dict[int, int] = {}
+    last: dict[int, int] = {}
+    for i, step in enumerate(emitter.steps):
+        for storage, _ in step.args:
+            first.setdefault(storage, i)
+            last[storage] = i
+    for _, value in (*lowered.inputs, *lowered.outputs):
+        first[value.storage], last[value.storage] = 0, len(emitter.steps)
+    return [Life(s, _nbytes(lowered, s), first[s], last[s]) for s in first if emitter.storages[s].data is None]
+
+
+def _nbytes(lowered: Lowered, storage: int) -> int:
+    item = lowered.emitter.storages[storage]
+    return int(np.prod(item.shape, dtype=np.int64)) * ITEM_SIZES[DTYPES.index(item.dtype)]

@@ -1,0 +1,169 @@
+"""Which QDQ clusters run in integers: from one QuantizeLinear back to the DequantizeLinear nodes it depends on (SPEC section 9)."""
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+
+from edgebuild.stages.compile.graph import Graph, Node, Quant
+from edgebuild.stages.compile.moves import is_move
+from edgebuild.stages.compile.tables import unary_source
+
+_WEIGHTED = ("Conv", "Gemm", "MatMul")
+_POOLS = ("AveragePool", "GlobalAveragePool", "ReduceMean")
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """`kind`: conv, gemm, matmul, add, mul, average, max, concat, moves, table.
+
+    `nodes`: the operator (for moves, the chain in order); `sources`: outputs of the activation DequantizeLinear nodes it reads;
+    `bias`: the constant that an Add behind a MatMul adds; `low`, `high`: the clip between operator and QuantizeLinear.
+    """
+
+    kind: str
+    quantize: Node
+    nodes: tuple[Node, ...]
+    sources: tuple[str, ...]
+    low: float = -math.inf
+    high: float = math.inf
+    bias: str = ""
+
+
+def match(graph: Graph, quantize: Node) -> Cluster | None:
+    """The cluster that ends in a QuantizeLinear, or None when its input is a float32 value."""
+    name = quantize.inputs[0]
+    low, high, base = _strip_clips(graph, name)
+    node = graph.producers.get(base)
+    if node is not None:
+        found = _operator(graph, quantize, node, low, high)
+        if found is not None:
+            return found
+    moves = _move_chain(graph, name)
+    if moves is not None:
+        return Cluster("moves", quantize, moves[0], (moves[1],))
+    source = unary_source(graph, name)
+    return Cluster("table", quantize, (), (source,)) if source is not None else None
+
+
+def _strip_clips(graph: Graph, name: str) -> tuple[float, float, str]:
+    """Walk back over Relu and Clip; the bounds compose because each clamp is monotone."""
+    low, high = -math.inf, math.inf
+    while (node := graph.producers.get(name)) is not None and node.op in ("Relu", "Clip"):
+        a, b = _bounds(graph, node)
+        if low == -math.inf and high == math.inf:
+            low, high = a, b
+        else:
+            low, high = max(low, min(a, high)), min(high, max(b, low))
+        name = node.inputs[0]
+    return low, high, name
+
+
+def _bounds(graph: Graph, node: Node) -> tuple[float, float]:
+    if node.op == "Relu":
+        return 0.0, math.inf
+    low = graph.need_constant(node, 1) if node.input(1) else np.float32(-math.inf)
+    high = graph.need_constant(node, 2) if node.input(2) else np.float32(math.inf)
+    return float(np.float64(np.reshape(low, ()))), float(np.float64(np.reshape(high, ())))
+
+
+def _operator(graph: Graph, quantize: Node, node: Node, low: float, high: float) -> Cluster | None:
+    bias = ""
+    if node.op == "Add":
+        product, bias = _matmul_and_bias(graph, node)
+        node = product or node
+    if node.op in _WEIGHTED and is_activation(graph, node.inputs[0]) and is_weight(graph, node.inputs[1]):
+        return Cluster(node.op.lower(), quantize, (node,), (node.inputs[0],), low, high, bias)
+    sources = tuple(node.inputs)
+    if node.op in ("Add", "Mul") and len(set(sources)) == 2 and all(is_quantized(graph, s) for s in sources):
+        return None if unary_source(graph, node.outputs[0]) else Cluster(node.op.lower(), quantize, (node,), sources, low, high)
+    if node.op == "Add" and len(set(sources)) == 1 and is_activation(graph, sources[0]):
+        return None
+    if node.op in _POOLS and is_activation(graph, sources[0]) and _poolable(graph, node):
+        return Cluster("average", quantize, (node,), sources[:1], low, high)
+    unclipped = low == -math.inf and high == math.inf
+    if unclipped and node.op == "MaxPool" and len(node.outputs) == 1 and is_activation(graph, sources[0]):
+        return Cluster("max", quantize, (node,), sources)
+    if unclipped and node.op == "Concat" and all(is_quantized(graph, s) for s in sources):
+        return Cluster("concat", quantize, (node,), sources)
+    return None
+
+
+def _matmul_and_bias(graph: Graph, add: Node) -> tuple[Node | None, str]:
+    """An Add that only adds a constant to a MatMul with constant weights."""
+    for product, bias in (add.inputs, add.inputs[::-1]):
+        node = graph.producers.get(product)
+        if node is None or node.op != "MatMul" or not is_weight(graph, node.inputs[1]):
+            continue
+        value = bias_value(graph, bias)
+        if value is not None and value.size == graph.shape(product)[-1] and len(graph.consumers[product]) == 1:
+            return node, bias
+    return None, ""
+
+
+def bias_value(graph: Graph, name: str) -> np.ndarray | None:
+    """A bias: float32, or the int32 integers behind a DequantizeLinear."""
+    value = graph.constant(name)
+    node = graph.producers.get(name)
+    if value is None and node is not None and node.op == "DequantizeLinear":
+        value = graph.constant(node.inputs[0])
+    return value
+
+
+def is_activation(graph: Graph, name: str) -> bool:
+    """Whether a value is the DequantizeLinear of a tensor that changes."""
+    node = graph.producers.get(name)
+    return node is not None and node.op == "DequantizeLinear" and graph.constant(node.inputs[0]) is None
+
+
+def is_quantized(graph: Graph, name: str) -> bool:
+    """An activation, or a constant in uint8."""
+    node = graph.producers.get(name)
+    if node is None or node.op != "DequantizeLinear":
+        return False
+    constant = graph.constant(node.inputs[0])
+    return constant is None or constant.dtype == np.uint8
+
+
+def is_weight(graph: Graph, name: str) -> bool:
+    node = graph.producers.get(name)
+    if node is None or node.op != "DequantizeLinear":
+        return False
+    constant = graph.constant(node.inputs[0])
+    return constant is not None and constant.dtype == np.int8
+
+
+def _poolable(graph: Graph, node: Node) -> bool:
+    """A mean must run over axes that lie together: the spatial ones, or a single one."""
+    if node.op != "ReduceMean":
+        return True
+    axes = reduce_axes(graph, node)
+    rank = len(graph.shape(node.inputs[0]))
+    return axes == list(range(2, rank)) or len(axes) == 1
+
+
+def reduce_axes(graph: Graph, node: Node) -> list[int]:
+    """Axes of a Reduce node, as attribute (old opsets) or input, sorted."""
+    rank = len(graph.shape(node.inputs[0]))
+    axes = node.attrs.get("axes")
+    if axes is None and node.input(1):
+        axes = graph.need_constant(node, 1).reshape(-1).tolist()
+    if not axes:
+        return [] if node.attrs.get("noop_with_empty_axes") else list(range(rank))
+    return sorted(int(a) % rank for a in axes)
+
+
+def _move_chain(graph: Graph, name: str) -> tuple[tuple[Node, ...], str] | None:
+    """(nodes in order, DequantizeLinear output) of a chain that only moves data, of any length including zero."""
+    nodes: list[Node] = []
+    while (node := graph.producers.get(name)) is not None and node.op != "DequantizeLinear":
+        if not is_move(node):
+            return None
+        nodes.append(node)
+        name = node.inputs[0]
+    return (tuple(reversed(nodes)), name) if is_activation(graph, name) else None
+
+
+def quant_of(graph: Graph, name: str) -> Quant:
+    """Parameters behind a DequantizeLinear's output."""
+    return graph.quant(graph.producers[name])

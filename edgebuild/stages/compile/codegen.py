@@ -1,0 +1,89 @@
+"""TIR functions → object code → `program.so` (SPEC section 6)."""
+
+import subprocess
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from edgebuild.core.errors import CompileError
+from edgebuild.core.target import FEATURES, Target
+from edgebuild.core.zig import zig_cc
+from edgebuild.kernels.builder import Kernel
+
+ABI = 1
+MAGIC = 0x31504245
+
+
+def build_program(kernels: Sequence[Kernel], target: Target) -> bytes:
+    """Compile kernels for a target and link them into the bytes of program.so; kernel i is entry i of its table."""
+    with tempfile.TemporaryDirectory(prefix="edgebuild-") as folder:
+        obj, table, library = (Path(folder) / name for name in ("kernels.o", "table.c", "program.so"))
+        _compile(kernels, target).write_to_file(str(obj), "o")
+        table.write_text(_table_source(kernels, target))
+        _link(obj, table, library, target)
+        return library.read_bytes()
+
+
+def _compile(kernels: Sequence[Kernel], target: Target) -> Any:
+    import tvm  # noqa: PLC0415
+
+    llvm: dict[str, Any] = {"kind": "llvm", "mtriple": target.triple, "mcpu": target.cpu}
+    if target.attributes:
+        llvm["mattr"] = list(target.attributes)
+    tvm_target = tvm.target.Target(llvm)
+    functions = {f"k{i}": k.func.with_attr("global_symbol", f"k{i}") for i, k in enumerate(kernels)}
+    module = _lower(tvm.IRModule(functions), tvm_target)
+    try:
+        return tvm.get_global_func("target.build.llvm")(module, tvm_target)
+    except tvm.error.InternalError as error:
+        raise CompileError(f"LLVM refused the kernels for {target.name}: {str(error).splitlines()[-1]}") from error
+
+
+def _lower(module: Any, tvm_target: Any) -> Any:
+    """The passes that raw-pointer kernels need; no packed calling convention, no device split, no runtime built-ins.
+
+    StmtSimplify rewrites (x + c) − c to x in floating point as well; `kernels.floats` fences its sums for that reason.
+    """
+    import tvm  # noqa: PLC0415
+    from tvm import tirx  # noqa: PLC0415
+
+    passes = [
+        tirx.transform.BindTarget(tvm_target.with_host(tvm_target)),
+        tirx.transform.FlattenBuffer(),
+        tirx.transform.VectorizeLoop(True),
+        tirx.transform.StmtSimplify(),
+        tirx.transform.RemoveNoOp(),
+        tirx.transform.LowerIntrin(),
+    ]
+    return tvm.ir.transform.Sequential(passes)(module)
+
+
+def _table_source(kernels: Sequence[Kernel], target: Target) -> str:
+    """C that adapts each kernel to the table's one signature and exports the table."""
+    lines = ["#include <stdint.h>"]
+    for i, kernel in enumerate(kernels):
+        pointers = ", ".join(["void *"] * (len(kernel.args) + 1))
+        call = ", ".join(f"a[{j}]" for j in range(len(kernel.args)))
+        lines.append(f"extern void k{i}({pointers}, int32_t, int32_t);")
+        lines.append(f"static void e{i}(void *const *a, void *s, int32_t b, int32_t e) {{ k{i}({call}, s, b, e); }}")
+    needs = sum(1 << FEATURES[target.arch].index(name) for name in target.features)
+    entries = ", ".join(f"e{i}" for i in range(len(kernels)))
+    lines.append(
+        "__attribute__((visibility(\"default\"))) const struct { uint32_t magic, abi, count, zero; uint64_t needs; "
+        f"void (*kernels[{len(kernels)}])(void *const *, void *, int32_t, int32_t); }} eb_program = "
+        f"{{ {MAGIC:#x}u, {ABI}, {len(kernels)}, 0, {needs:#x}ull, {{ {entries} }} }};"
+    )
+    return "\n".join(lines) + "\n"
+
+
+def _link(obj: Path, table: Path, library: Path, target: Target) -> None:
+    """Link without any library: an undefined symbol, such as a call of libm, is an error."""
+    flags = ["-shared", "-nostdlib", "-fPIC", "-O2", "-fvisibility=hidden", "-fno-stack-protector", "-fno-sanitize=all", "-s"]
+    linker = ["-Wl,--build-id=none", "-Wl,-z,defs", "-Wl,--gc-sections", "-Wl,--hash-style=gnu", "-Wl,-soname,program.so"]
+    version = library.with_suffix(".map")
+    version.write_text("{ global: eb_program; local: *; };\n")
+    command = [*zig_cc(target.triple), *flags, *linker, f"-Wl,--version-script={version.name}", table.name, obj.name, "-o", library.name]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=library.parent, check=False)
+    if done.returncode:
+        raise CompileError(f"linking program.so for {target.name} failed: {done.stderr.strip()}")

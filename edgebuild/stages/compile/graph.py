@@ -1,0 +1,124 @@
+"""A read-only view of a QDQ ONNX graph: who produces what, constants as arrays, shapes and dtypes."""
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import onnx
+from onnx import numpy_helper, shape_inference
+
+from edgebuild.core.errors import ModelError
+
+_DTYPES = {
+    onnx.TensorProto.UINT8: "uint8",
+    onnx.TensorProto.INT8: "int8",
+    onnx.TensorProto.INT32: "int32",
+    onnx.TensorProto.INT64: "int64",
+    onnx.TensorProto.FLOAT: "float32",
+    onnx.TensorProto.BOOL: "bool",
+}
+
+
+@dataclass(frozen=True)
+class Quant:
+    """Affine parameters of a uint8 tensor: x = scale · (q − zero)."""
+
+    scale: float
+    zero: int
+
+
+class Node:
+    """An ONNX node with its attributes as Python values."""
+
+    def __init__(self, proto: onnx.NodeProto) -> None:
+        self.op = proto.op_type
+        self.name = proto.name or (proto.output[0] if proto.output else proto.op_type)
+        self.inputs = list(proto.input)
+        self.outputs = list(proto.output)
+        self.attrs: dict[str, Any] = {a.name: onnx.helper.get_attribute_value(a) for a in proto.attribute}
+
+    def input(self, index: int) -> str:
+        """Name of an input, empty where an optional input is absent."""
+        return self.inputs[index] if index < len(self.inputs) else ""
+
+    def text(self, name: str, default: str) -> str:
+        value = self.attrs.get(name, default)
+        return value.decode() if isinstance(value, bytes) else str(value)
+
+    def unsupported(self, why: str) -> ModelError:
+        return ModelError(
+            f"{self.name}: {self.op}: {why}",
+            "change the layer or the handler that it comes from; `edgebuild compile --help` names what is supported",
+        )
+
+
+class Graph:
+    """The model's main graph with inferred shapes."""
+
+    def __init__(self, model: onnx.ModelProto) -> None:
+        try:
+            inferred = shape_inference.infer_shapes(model, check_type=True, strict_mode=True, data_prop=True)
+        except shape_inference.InferenceError as error:
+            raise ModelError(f"the model's shapes do not fit together: {str(error).strip()}") from error
+        graph = inferred.graph
+        self.nodes = [Node(n) for n in graph.node]
+        self.constants = {t.name: numpy_helper.to_array(t) for t in graph.initializer}
+        self.inputs = [v.name for v in graph.input if v.name not in self.constants]
+        self.outputs = [v.name for v in graph.output]
+        self._types = {v.name: v.type.tensor_type for v in (*graph.input, *graph.value_info, *graph.output)}
+        self.producers = {name: node for node in self.nodes for name in node.outputs if name}
+
+    @cached_property
+    def consumers(self) -> dict[str, list[Node]]:
+        found: dict[str, list[Node]] = {}
+        for node in self.nodes:
+            for name in node.inputs:
+                found.setdefault(name, []).append(node)
+        return found
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        if name in self.constants:
+            return tuple(self.constants[name].shape)
+        dims = self._type(name).shape.dim
+        if any(not d.HasField("dim_value") or d.dim_value <= 0 for d in dims):
+            raise ModelError(f"tensor {name} has a dynamic or empty shape", "export the model with fixed shapes")
+        return tuple(d.dim_value for d in dims)
+
+    def dtype(self, name: str) -> str:
+        if name in self.constants:
+            return str(self.constants[name].dtype)
+        code = self._type(name).elem_type
+        if code not in _DTYPES:
+            raise ModelError(f"tensor {name} has the type {onnx.TensorProto.DataType.Name(code)}, which is not supported")
+        return _DTYPES[code]
+
+    def _type(self, name: str) -> Any:
+        if name not in self._types:
+            raise ModelError(f"the shape of tensor {name} is not known", "run onnx.shape_inference on the model")
+        return self._types[name]
+
+    def constant(self, name: str) -> np.ndarray | None:
+        """Value of a constant, also behind an Identity."""
+        if name in self.constants:
+            return self.constants[name]
+        node = self.producers.get(name)
+        if node is not None and node.op == "Identity":
+            return self.constant(node.inputs[0])
+        if node is not None and node.op == "Constant" and "value" in node.attrs:
+            return np.asarray(numpy_helper.to_array(node.attrs["value"]))
+        return None
+
+    def need_constant(self, node: Node, index: int) -> np.ndarray:
+        value = self.constant(node.input(index))
+        if value is None:
+            raise node.unsupported(f"input {node.input(index) or index} must be a constant")
+        return value
+
+    def quant(self, node: Node) -> Quant:
+        """Parameters of a QuantizeLinear or DequantizeLinear of activations."""
+        scale = self.need_constant(node, 1)
+        zero = self.constant(node.input(2)) if node.input(2) else np.uint8(0)
+        if zero is None or scale.size != 1 or np.size(zero) != 1 or np.asarray(zero).dtype != np.uint8:
+            raise node.unsupported("activations must be quantized per tensor to uint8")
+        return Quant(float(np.float64(scale.reshape(()))), int(np.asarray(zero).reshape(())))

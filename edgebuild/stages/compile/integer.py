@@ -1,0 +1,358 @@
+"""Integer clusters → kernel calls, with the constants of SPEC section 7."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from edgebuild.core.errors import ModelError
+from edgebuild.kernels.conv import Conv, ConvPlan, conv_kernel
+from edgebuild.kernels.copy import table_kernel
+from edgebuild.kernels.depthwise import depthwise_kernel, is_depthwise
+from edgebuild.kernels.elementwise import Binary, binary_kernel
+from edgebuild.kernels.pool import Pool, average_pool_kernel, max_pool_kernel
+from edgebuild.stages.compile.clusters import Cluster, bias_value, quant_of, reduce_axes
+from edgebuild.stages.compile.graph import Graph, Node, Quant
+from edgebuild.stages.compile.moves import Mover, expanded
+from edgebuild.stages.compile.tables import unary_table
+from edgebuild.stages.compile.values import Emitter, Value, row_major
+from edgebuild.stages.compile.window import Window, window_of
+
+
+@dataclass(frozen=True)
+class IntegerLowering:
+    """Lowers clusters; `value(name)` of a DequantizeLinear's output is the uint8 value in front of it."""
+
+    graph: Graph
+    emit: Emitter
+    mover: Mover
+
+    def lower(self, cluster: Cluster, sources: Sequence[Value]) -> Value:
+        """The uint8 value that the cluster's QuantizeLinear gives."""
+        return getattr(self, f"_{cluster.kind}")(cluster, sources)
+
+    def constant_operand(self, name: str) -> Value:
+        """A uint8 constant behind a DequantizeLinear."""
+        node = self.graph.producers[name]
+        array = self.graph.need_constant(node, 0)
+        return self.emit.constant(node.inputs[0], array)
+
+    # operators with weights
+
+    def _conv(self, cluster: Cluster, sources: Sequence[Value]) -> Value:
+        node, x = cluster.nodes[0], sources[0]
+        window = window_of(self.graph, node)
+        weights, w_scale = self._weights(node, axis=0)
+        if weights.ndim == 3:
+            weights = weights[:, :, None, :]
+        x = self._nhwc(x, node)
+        batch, channels, height, width = _four(x.shape)
+        out_shape = self.graph.shape(node.outputs[0])
+        _, outputs, out_height, out_width = _four(out_shape)
+        conv = Conv(batch, height, width, channels, out_height, out_width, outputs, window.kernel, window.stride,
+                    window.before, window.dilation, int(node.attrs.get("group", 1)))  # fmt: skip
+        bias = bias_value(self.graph, node.input(2)) if node.input(2) else None
+        name = cluster.quantize.outputs[0]
+        out = self.emit.tensor(name, "uint8", out_shape, channels_last(len(out_shape)))
+        self._weighted(cluster, conv, x, weights.transpose(0, 2, 3, 1), w_scale, bias, out)
+        return out
+
+    def _gemm(self, cluster: Cluster, sources: Sequence[Value]) -> Value:
+        node = cluster.nodes[0]
+        if node.attrs.get("alpha", 1.0) != 1.0 or node.attrs.get("beta", 1.0) != 1.0 or node.attrs.get("transA", 0):
+            raise node.unsupported("alpha, beta and transA are not supported when quantized")
+        transposed = bool(node.attrs.get("transB", 0))
+        weights, scale = self._weights(node, axis=0 if transposed else 1)
+        bias = bias_value(self.graph, node.input(2)) if node.input(2) else None
+        return self._dense(cluster, sources[0], weights if transposed else weights.T, scale, bias)
+
+    def _matmul(self, cluster: Cluster, sources: Sequence[Value]) -> Value:
+        node = cluster.nodes[0]
+        weights, scale = self._weights(node, axis=1)
+        if weights.ndim != 2:
+            raise node.unsupported("quantized weights must have two dimensions")
+        bias = bias_value(self.graph, cluster.bias) if cluster.bias else None
+        return self._dense(cluster, sources[0], weights.T, scale, bias)
+
+    def _dense(
+        self, cluster: Cluster, x: Value, weights: np.ndarray, scale: np.ndarray, bias: np.ndarray | None
+    ) -> Value:
+        """Weights [N, K]."""
+        node = cluster.nodes[0]
+        x = self.mover.ordered(x, row_major(len(x.shape)), node.name)
+        outputs, depth = weights.shape
+        rows = x.size // depth
+        conv = Conv(1, rows, 1, depth, rows, 1, outputs)
+        out = self.emit.tensor(cluster.quantize.outputs[0], "uint8", self.graph.shape(node.outputs[0]))
+        bias = None if bias is None else np.broadcast_to(bias.reshape(-1), (outputs,))
+        self._weighted(cluster, conv, x, weights[:, None, None, :], scale, bias, out)
+        return out
+
+    def _weights(self, node: Node, axis: int) -> tuple[np.ndarray, np.ndarray]:
+        """(int8 weights, float64 scale of each output channel)."""
+        dq = self.graph.producers[node.inputs[1]]
+        weights, scale = self.graph.need_constant(dq, 0), self.graph.need_constant(dq, 1).astype(np.float64).reshape(-1)
+        if dq.input(2) and np.any(self.graph.need_constant(dq, 2)):
+            raise node.unsupported("weights must be symmetric (zero point 0)")
+        if scale.size > 1 and int(dq.attrs.get("axis", 1)) % weights.ndim != axis:
+            raise node.unsupported(f"weights must be quantized along axis {axis}")
+        return weights, np.broadcast_to(scale, (weights.shape[axis],))
+
+    def _weighted(
+        self,
+        cluster: Cluster,
+        conv: Conv,
+        x: Value,
+        weights: np.ndarray,
+        w_scale: np.ndarray,
+        bias: np.ndarray | None,
+        out: Value,
+    ) -> None:
+        """`weights` int8 [O, kh, kw, I/groups]."""
+        node, name = cluster.nodes[0], cluster.quantize.outputs[0]
+        quant_x, quant_y = quant_of(self.graph, cluster.sources[0]), self.graph.quant(cluster.quantize)
+        integers = _integer_bias(bias, quant_x.scale * w_scale, conv.out_channels)
+        if conv.depth * 255 * 128 + int(np.abs(integers).max(initial=0)) >= 2**31:
+            raise node.unsupported("the sum could overflow 32 bits")
+        with np.errstate(over="ignore"):
+            multipliers = (quant_x.scale * w_scale / quant_y.scale).astype(np.float32)
+        if not np.isfinite(multipliers).all():
+            raise ModelError(f"{node.name}: its scales give no finite multiplier", "check the model's quantization parameters")
+        params = self.emit.constant(f"{name}:quant", _quant_params(cluster, quant_x, quant_y))
+        if is_depthwise(conv):
+            sums = weights.reshape(conv.out_channels, -1).astype(np.int64).sum(axis=1)
+            folded = (integers - quant_x.zero * sums).astype(np.int32)
+            constants = [np.ascontiguousarray(weights[..., 0].transpose(1, 2, 0)), folded, multipliers]
+            make, kind = depthwise_kernel, "depthwise"
+        else:
+            plan = ConvPlan(conv, self.emit.isa)
+            folded = plan.fold_bias(integers, weights, quant_x.zero)
+            constants = [plan.pack_weights(weights), plan.pack_channels(folded), plan.pack_channels(multipliers)]
+            make, kind = conv_kernel, cluster.kind
+        inputs = [self.emit.constant(f"{name}:{part}", array.reshape(-1))
+                  for part, array in zip(("weights", "bias", "multiplier"), constants, strict=True)]  # fmt: skip
+        self.emit.call(kind, node.name, make, conv, [x, *inputs, params], out, integer=True, macs=conv.macs)
+
+    # operators on two or more activations
+
+    def _add(self, cluster: Cluster, sources: Sequence[Value]) -> Value:
+        return self._binary(cluster, sources, _add_params)
+
+    def _mul(self, cluster: Cluster, sources: Sequence[Value]) -> Value:
+        return self._binary(cluster, sources, _mul_params)
+
+    def _binary(self, cluster: Cluster, sources: Sequence[Value], parameters) -> Value:  # type: ignore[no-untyped-def]
+        node, name = cluster.nodes[0], cluster.quantize.outputs[0]
+        shape = self.graph.shape(node.outputs[0])
+        quants = [quant_of(self.graph, s) for s in cluster.sources]
+        a, b = sources
+        if a.shape != shape:
+            (a, b), quants = (b, a), quants[::-1]
+        if a.shape != shape:
+            a = expanded(self.mover, f"{name}:a", a, shape)
+        quant_y = self.graph.quant(cluster.quantize)
+        params = parameters(quants[0], quants[1], quant_y)
+        low, high = _clip_range(cluster, quant_y)
+        head = [_float_bits(low - quant_y.zero), _float_bits(high - quant_y.zero), quant_y.zero]
+        constant = self.emit.constant(f"{name}:params", np.array([*head, *params], np.int32))
+        b, inner = self._second(name, a, b)
+        spec = Binary(cluster.kind, a.size // inner, inner, broadcast=b.size != a.size)
+        out = self.emit.tensor(name, "uint8", shape, a.order)
+        self.emit.call(cluster.kind, node.name, binary_kernel, spec, [a, b, constant], out, integer=True)
+        return out
+
+    def _second(self, name: str, a: Value, b: Value) -> tuple[Value, int]:
+        """The second operand as the kernel wants it: all of it, or one row that repeats; and the row's length."""
+        if b.shape == a.shape:
+            return self.mover.ordered(b, a.order, name), a.size
+        lead = len(a.shape) - len(b.shape)
+        shape = (1,) * lead + b.shape
+        b = b.seen(shape, (*range(lead), *(o + lead for o in b.order)))
+        inner = [axis for axis in a.order if a.shape[axis] > 1]
+        while inner and shape[inner[0]] == 1:
+            inner.pop(0)
+        if inner and all(shape[axis] == a.shape[axis] for axis in inner):
+            return self.mover.ordered(b, a.order, name), b.size
+        return expanded(self.mover, f"{name}:b", b, a.shape, a.order), a.size
+
+    def _concat(self, cluster: Cluster, sources: Sequence[Value]) -> Value:
+        node, name = cluster.nodes[0], cluster.quantize.outputs[0]
+        shape, quant_y = self.graph.shape(node.outputs[0]), self.graph.quant(cluster.quantize)
+        axis = int(node.attrs["axis"]) % len(shape)
+        out = self.emit.tensor(name, "uint8", shape, sources[0].order)
+        place = 0
+        for i, (source, value) in enumerate(zip(cluster.sources, sources, strict=True)):
+            quant = quant_of(self.graph, source)
+            table = None if self._same(source, cluster.quantize) else self._requant_table(f"{name}:{i}", quant, quant_y)
+            into = [place if a == axis else 0 for a in range(len(shape))]
+            self.mover.copy("concat", f"{node.name}:{i}", value, out, into=into, table=table)
+            place += value.shape[axis]
+        return out
+
+    # operators on one activation
+
+    def _average(self, cluster: Cluster, sources: Sequence[Value]) -> Value:
+        node, name = cluster.nodes[0], cluster.quantize.outputs[0]
+        shape = self.graph.shape(node.outputs[0])
+        quant_x, quant_y = quant_of(self.graph, cluster.sources[0]), self.graph.quant(cluster.quantize)
+        pool, counts, x, order = self._average_shape(node, sources[0], shape)
+        multipliers = (quant_x.scale / (quant_y.scale * counts)).astype(np.float32)
+        out = self.emit.tensor(name, "uint8", shape, order)
+        inputs = [
+            x,
+            self.emit.constant(f"{name}:multiplier", multipliers.reshape(-1)),
+            self.emit.constant(f"{name}:quant", _quant_params(cluster, quant_x, quant_y)),
+        ]
+        self.emit.call("average_pool", node.name, average_pool_kernel, pool, inputs, out, integer=True)
+        return out
+
+    def _average_shape(
+        self, node: Node, x: Value, shape: tuple[int, ...]
+    ) -> tuple[Pool, np.ndarray, Value, tuple[int, ...]]:
+        """(pool, how many positions count at each output, input, memory order of the output)."""
+        if node.op == "ReduceMean" and reduce_axes(self.graph, node) != list(range(2, len(x.shape))):
+            return self._mean_shape(node, x, shape)
+        x = self._nhwc(x, node)
+        batch, channels, height, width = _four(x.shape)
+        order = channels_last(len(shape)) if len(shape) > 2 else row_major(len(shape))
+        if node.op != "AveragePool":
+            pool = Pool(batch, height, width, channels, 1, 1, (height, width))
+            return pool, np.full((1, 1), float(height * width)), x, order
+        window = window_of(self.graph, node)
+        pool = _pool(window, x.shape, shape)
+        counts = window.counts((height, width), (pool.out_height, pool.out_width))
+        return pool, counts, x, order
+
+    def _mean_shape(
+        self, node: Node, x: Value, shape: tuple[int, ...]
+    ) -> tuple[Pool, np.ndarray, Value, tuple[int, ...]]:
+        (axis,) = reduce_axes(self.graph, node)
+        x = self.mover.ordered(x, row_major(len(x.shape)), node.name)
+        outer, inner = int(np.prod(x.shape[:axis])), int(np.prod(x.shape[axis + 1 :]))
+        pool = Pool(outer, x.shape[axis], 1, inner, 1, 1, (x.shape[axis], 1))
+        return pool, np.full((1, 1), float(x.shape[axis])), x, row_major(len(shape))
+
+    def _max(self, cluster: Cluster, sources: Sequence[Value]) -> Value:
+        node, name = cluster.nodes[0], cluster.quantize.outputs[0]
+        x = self._nhwc(sources[0], node)
+        shape = self.graph.shape(node.outputs[0])
+        out = self.emit.tensor(name, "uint8", shape, channels_last(len(shape)))
+        pool = _pool(window_of(self.graph, node), x.shape, shape)
+        self.emit.call("max_pool", node.name, max_pool_kernel, pool, [x], out, integer=True)
+        return self._requantized(cluster, out)
+
+    def _moves(self, cluster: Cluster, sources: Sequence[Value]) -> Value:
+        value, quant = sources[0], quant_of(self.graph, cluster.sources[0])
+        for node in cluster.nodes:
+            value = self.mover.move(node, value, self._padding(node, quant))[_next(cluster, node)]
+        return self._requantized(cluster, value)
+
+    def _padding(self, node: Node, quant: Quant) -> np.ndarray:
+        """Q(padding value)."""
+        value = self.graph.constant(node.input(2)) if node.op == "Pad" and node.input(2) else None
+        number = 0.0 if value is None else float(np.float64(value.reshape(())))
+        return np.array([np.clip(np.rint(number / quant.scale) + quant.zero, 0, 255)]).astype(np.uint8)
+
+    def _table(self, cluster: Cluster, sources: Sequence[Value]) -> Value:
+        quant_x, quant_y = quant_of(self.graph, cluster.sources[0]), self.graph.quant(cluster.quantize)
+        table = unary_table(self.graph, cluster.quantize.inputs[0], cluster.sources[0], quant_x, quant_y)
+        return self._apply_table(cluster.quantize.outputs[0], cluster.quantize.name, sources[0], table)
+
+    def _requantized(self, cluster: Cluster, value: Value) -> Value:
+        """The value in the output's parameters: itself when they are the input's."""
+        source = cluster.sources[0]
+        if self._same(source, cluster.quantize):
+            return value
+        table = _requant(quant_of(self.graph, source), self.graph.quant(cluster.quantize))
+        return self._apply_table(cluster.quantize.outputs[0], cluster.quantize.name, value, table)
+
+    def _same(self, source: str, quantize: Node) -> bool:
+        """Equal by name, so that the code does not depend on values that training changes; by value for models that name
+        every constant on its own.
+        """
+        dq = self.graph.producers[source]
+        return dq.inputs[1:3] == quantize.inputs[1:3] or self.graph.quant(dq) == self.graph.quant(quantize)
+
+    def _requant_table(self, name: str, quant_x: Quant, quant_y: Quant) -> Value:
+        return self.emit.constant(f"{name}:table", _requant(quant_x, quant_y))
+
+    def _apply_table(self, name: str, label: str, value: Value, table: np.ndarray) -> Value:
+        constant = self.emit.constant(f"{name}:table", table)
+        out = self.emit.tensor(name, "uint8", value.shape, value.order)
+        self.emit.call("table", label, table_kernel, value.size, [value, constant], out, integer=True)
+        return out
+
+    def _nhwc(self, x: Value, node: Node) -> Value:
+        return self.mover.ordered(x, channels_last(len(x.shape)), node.name)
+
+
+def channels_last(rank: int) -> tuple[int, ...]:
+    return (0, *range(2, rank), 1)
+
+
+def _four(shape: Sequence[int]) -> tuple[int, int, int, int]:
+    """[N, C, (H,) (W)] as N, C, H, W."""
+    n, c, *space = shape
+    height, width = (1, 1, *space)[-2:]
+    return n, c, height, width
+
+
+def _pool(window: Window, in_shape: Sequence[int], out_shape: Sequence[int]) -> Pool:
+    n, c, h, w = _four(in_shape)
+    _, _, oh, ow = _four(out_shape)
+    return Pool(n, h, w, c, oh, ow, window.kernel, window.stride, window.before, window.dilation)
+
+
+def _next(cluster: Cluster, node: Node) -> str:
+    """The output of a chain's node that the chain goes on with."""
+    following = cluster.nodes[cluster.nodes.index(node) + 1 :]
+    wanted = following[0].inputs[0] if following else cluster.quantize.inputs[0]
+    return wanted
+
+
+def _integer_bias(bias: np.ndarray | None, scale: np.ndarray, count: int) -> np.ndarray:
+    if bias is None:
+        return np.zeros(count, np.int64)
+    if bias.dtype == np.int32:
+        return bias.reshape(-1).astype(np.int64)
+    return np.asarray(np.rint(bias.reshape(-1).astype(np.float64) / scale).astype(np.int64))
+
+
+def _clip_range(cluster: Cluster, quant: Quant) -> tuple[int, int]:
+    """SPEC section 7: lo and hi of an activation clip."""
+
+    def level(value: float) -> float:
+        return float(np.rint(value / quant.scale) + quant.zero) if math.isfinite(value) else value
+
+    low, high = max(0.0, level(cluster.low)), min(255.0, level(cluster.high))
+    return int(min(low, 255.0)), int(max(high, 0.0))
+
+
+def _float_bits(value: float) -> int:
+    return int(np.float32(value).view(np.int32))
+
+
+def _quant_params(cluster: Cluster, quant_x: Quant, quant_y: Quant) -> np.ndarray:
+    low, high = _clip_range(cluster, quant_y)
+    bounds = [_float_bits(low - quant_y.zero), _float_bits(high - quant_y.zero)]
+    return np.array([*bounds, quant_y.zero, quant_x.zero], np.int32)
+
+
+def _add_params(a: Quant, b: Quant, y: Quant) -> list[int]:
+    """Multiplier 2^−k as bits, A, B, constant, and two unused."""
+    ratio_a, ratio_b = a.scale / y.scale, b.scale / y.scale
+    k = 20
+    while np.rint(max(ratio_a, ratio_b) * 2.0**k) > 2**14:
+        k -= 1
+    factor_a, factor_b = int(np.rint(ratio_a * 2.0**k)), int(np.rint(ratio_b * 2.0**k))
+    return [_float_bits(2.0**-k), factor_a, factor_b, -(factor_a * a.zero + factor_b * b.zero), 0, 0]
+
+
+def _mul_params(a: Quant, b: Quant, y: Quant) -> list[int]:
+    return [_float_bits(np.float32(a.scale * b.scale / y.scale)), 0, 0, 0, a.zero, b.zero]
+
+
+def _requant(x: Quant, y: Quant) -> np.ndarray:
+    q = np.rint(x.scale * (np.arange(256, dtype=np.float64) - x.zero) / y.scale) + y.zero
+    return np.asarray(np.clip(q, 0, 255).astype(np.uint8))

@@ -1,0 +1,116 @@
+"""What the lowering makes: tensors with a memory order, constants, and a straight list of kernel calls."""
+
+from collections.abc import Callable, Hashable, Sequence
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+
+from edgebuild.kernels.builder import Kernel
+from edgebuild.kernels.isa import Isa
+
+
+def row_major(rank: int) -> tuple[int, ...]:
+    return tuple(range(rank))
+
+
+@dataclass(frozen=True)
+class Value:
+    """A tensor as an operator sees it: logical `shape`, and `order`, its axes from outermost to innermost in memory.
+
+    Several values may share one `storage`: transposing and reshaping move no byte while the memory order allows it.
+    """
+
+    storage: int
+    dtype: str
+    shape: tuple[int, ...]
+    order: tuple[int, ...]
+
+    @property
+    def size(self) -> int:
+        return int(np.prod(self.shape, dtype=np.int64))
+
+    @property
+    def memory_shape(self) -> tuple[int, ...]:
+        return tuple(self.shape[a] for a in self.order)
+
+    @property
+    def strides(self) -> tuple[int, ...]:
+        """Elements from one index to the next, for each logical axis."""
+        strides, step = [0] * len(self.shape), 1
+        for axis in reversed(self.order):
+            strides[axis] = step
+            step *= self.shape[axis]
+        return tuple(strides)
+
+    def has_order(self, order: Sequence[int]) -> bool:
+        """Whether the bytes lie as `order` says; axes of size 1 may stand anywhere."""
+        return [a for a in self.order if self.shape[a] > 1] == [a for a in order if self.shape[a] > 1]
+
+    def seen(self, shape: Sequence[int], order: Sequence[int]) -> "Value":
+        return replace(self, shape=tuple(shape), order=tuple(order))
+
+
+@dataclass(frozen=True)
+class Storage:
+    """Bytes in the arena (`data` is None) or in weights.bin."""
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+    data: np.ndarray | None = None
+
+
+@dataclass(frozen=True)
+class Step:
+    """One kernel call: (storage, written) in calling order."""
+
+    name: str
+    kind: str
+    kernel: int
+    args: tuple[tuple[int, bool], ...]
+    integer: bool
+    macs: int
+
+
+@dataclass
+class Emitter:
+    """Collects storages, steps and kernels; equal kernels are built once."""
+
+    isa: Isa
+    storages: list[Storage] = field(default_factory=list)
+    steps: list[Step] = field(default_factory=list)
+    kernels: list[Kernel] = field(default_factory=list)
+    _kernel_index: dict[Hashable, int] = field(default_factory=dict)
+
+    def tensor(self, name: str, dtype: str, shape: Sequence[int], order: Sequence[int] | None = None) -> Value:
+        """A new tensor in the arena."""
+        axes = tuple(order) if order is not None else row_major(len(shape))
+        self.storages.append(Storage(name, dtype, tuple(shape[a] for a in axes)))
+        return Value(len(self.storages) - 1, dtype, tuple(shape), axes)
+
+    def constant(self, name: str, array: np.ndarray) -> Value:
+        """A tensor in weights.bin, row-major."""
+        array = np.ascontiguousarray(array)
+        self.storages.append(Storage(name, str(array.dtype), array.shape, array))
+        return Value(len(self.storages) - 1, str(array.dtype), array.shape, row_major(array.ndim))
+
+    def call(
+        self,
+        kind: str,
+        name: str,
+        make: Callable[..., Kernel],
+        spec: Hashable,
+        inputs: Sequence[Value],
+        output: Value,
+        *,
+        integer: bool = False,
+        macs: int = 0,
+        **options: Hashable,
+    ) -> None:
+        """Call the kernel `make(spec, isa, **options)` with `inputs` and then `output`."""
+        key = (make.__name__, spec, tuple(sorted(options.items())))
+        if key not in self._kernel_index:
+            self._kernel_index[key] = len(self.kernels)
+            self.kernels.append(make(spec, self.isa, **options))
+        args = (*((v.storage, False) for v in inputs), (output.storage, True))
+        self.steps.append(Step(name, kind, self._kernel_index[key], args, integer, macs))
