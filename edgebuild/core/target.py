@@ -2,13 +2,23 @@
 
 from dataclasses import dataclass
 
+# SPEC section 6: a feature's bit is its place in the row.
+FEATURES = {
+    "x86_64": (
+        "avx2", "fma", "bmi", "bmi2", "f16c", "lzcnt", "movbe",
+        "avx512f", "avx512bw", "avx512cd", "avx512dq", "avx512vl", "avx512vnni", "avxvnni",
+    ),
+    "aarch64": ("neon", "dotprod", "i8mm", "lse", "rdm", "crc", "aes", "sha2", "fp16", "rcpc"),
+}  # fmt: skip
+
 
 @dataclass(frozen=True)
 class Target:
     """A kind of device.
 
-    `triple` is an LLVM triple without a libc version (`x86_64-linux-gnu`, `aarch64-linux-gnu`), `cpu` LLVM's `-mcpu`, `features` the CPU
-    features in SPEC section 6's names and order, `isa` the row of `edgebuild.kernels.isa` that kernels are written for
+    `triple` is an LLVM triple without a libc version (`x86_64-linux-gnu`, `aarch64-linux-gnu`), `cpu` LLVM's `-mcpu`,
+    `attributes` LLVM's `-mattr` (`+avx512vnni`), `features` the CPU features that code for it may use, in SPEC
+    section 6's names and order, `isa` the row of `edgebuild.kernels.isa` that kernels are written for
     (`avx2`, `avx512vnni`, `neon`, `dotprod`).
     """
 
@@ -19,6 +29,7 @@ class Target:
     features: tuple[str, ...]
     isa: str
     engines: tuple[str, ...] = ("tvm",)
+    attributes: tuple[str, ...] = ()
 
     @property
     def arch(self) -> str:

@@ -1,7 +1,9 @@
 """A thin layer over TVM's TIR builder: flat buffers, vector loads and stores, local vectors.
 
-A kernel is `void name(buffer..., uint8_t *scratch, int32_t begin, int32_t end)`: raw pointers, no packed calling convention, so
-`program.so` needs nothing from TVM (SPEC section 6). Every buffer is flat; templates compute their own indices, which keeps the
+A kernel is `void name(buffer..., uint8_t *scratch, int32_t begin, int32_t end)`: raw pointers, no packed calling
+convention, so
+`program.so` needs nothing from TVM (SPEC section 6). Every buffer is flat; templates compute their own indices, which
+keeps the
 generated loops close to what the template says.
 """
 
@@ -12,11 +14,15 @@ from typing import Any
 
 from tvm import tirx
 from tvm.script.ir_builder import IRBuilder
-from tvm.tirx.script.builder import ir as T
+from tvm.tirx.script.builder import ir as _ir
+
+T = _ir
 
 Expr = Any  # a TIR expression, or a Python number where TIR takes one
 
-ROUND_MAGIC = 12582912.0  # 1.5 * 2^23: adding it rounds |x| < 2^22 to an integer, ties to even, in the low mantissa bits
+ROUND_MAGIC = (
+    12582912.0  # 1.5 * 2^23: adding it rounds |x| < 2^22 to an integer, ties to even, in the low mantissa bits
+)
 ROUND_BITS = 0x4B400000  # the bits of ROUND_MAGIC as float32
 
 
@@ -24,7 +30,8 @@ ROUND_BITS = 0x4B400000  # the bits of ROUND_MAGIC as float32
 class Kernel:
     """One entry of a program's kernel table.
 
-    `args` are dtypes in calling order; the work range [0, work) is split in pieces of at least `grain`; `scratch` bytes per thread.
+    `args` are dtypes in calling order; the work range [0, work) is split in pieces of at least `grain`; `scratch`
+    bytes per thread.
     """
 
     func: Any
@@ -72,21 +79,22 @@ class Body:
     end: Expr
 
 
-def kernel(args: Sequence[tuple[str, str, int]], body: Callable[[Body], None], *, scratch: tuple[str, int] = ("uint8", 1)) -> Any:
+def kernel(
+    args: Sequence[tuple[str, str, int]], body: Callable[[Body], None], *, scratch: tuple[str, int] = ("uint8", 1)
+) -> Any:
     """Build a PrimFunc. `args`: (name, dtype, elements); `scratch`: (dtype, elements)."""
-    with IRBuilder() as ib:
-        with T.prim_func(private=True, s_tir=True):
-            T.func_attr({"tirx.noalias": True})
-            handles = [T.arg(name, T.handle(dtype)) for name, dtype, _ in args]
-            scratch_handle = T.arg("scratch", T.handle(scratch[0]))
-            begin = T.arg("begin", tirx.Var("begin", "int32"))
-            end = T.arg("end", tirx.Var("end", "int32"))
-            flats = tuple(
-                Flat(T.decl_buffer((max(count, 1),), dtype, data=handle, align=1), dtype)
-                for handle, (_, dtype, count) in zip(handles, args, strict=True)
-            )
-            scratch_buffer = T.decl_buffer((max(scratch[1], 1),), scratch[0], data=scratch_handle, align=64)
-            body(Body(flats, Flat(scratch_buffer, scratch[0]), begin, end))
+    with IRBuilder() as ib, T.prim_func(private=True, s_tir=True):
+        T.func_attr({"tirx.noalias": True})
+        handles = [T.arg(name, T.handle(dtype)) for name, dtype, _ in args]
+        scratch_handle = T.arg("scratch", T.handle(scratch[0]))
+        begin = T.arg("begin", tirx.Var("begin", "int32"))
+        end = T.arg("end", tirx.Var("end", "int32"))
+        flats = tuple(
+            Flat(T.decl_buffer((max(count, 1),), dtype, data=handle, align=1), dtype)
+            for handle, (_, dtype, count) in zip(handles, args, strict=True)
+        )
+        scratch_buffer = T.decl_buffer((max(scratch[1], 1),), scratch[0], data=scratch_handle, align=64)
+        body(Body(flats, Flat(scratch_buffer, scratch[0]), begin, end))
     return ib.get()
 
 
@@ -144,9 +152,11 @@ def fence(value: Expr, lanes: int = 1) -> Expr:
 
 
 def requantize(acc: Expr, multiplier: Expr, lo: Expr, hi: Expr, zero: Expr, lanes: int) -> Expr:
-    """SPEC section 7's Requantize; lo, hi are float32 bounds with z subtracted, zero is z; vectors of `lanes`; returns int32 lanes.
+    """SPEC section 7's Requantize; lo, hi are float32 bounds with z subtracted, zero is z; vectors of `lanes`;
+    returns int32 lanes.
 
-    After the clamp the value is below 2^22, so adding 1.5 * 2^23 rounds it to nearest even on every IEEE machine, without the
+    After the clamp the value is below 2^22, so adding 1.5 * 2^23 rounds it to nearest even on every IEEE machine,
+    without the
     rounding instruction that some CPUs lack or make slow.
     """
     value = cast("float32", acc, lanes) * multiplier

@@ -1,7 +1,9 @@
 """Convolution, dense and matmul as one blocked GEMM over packed rows of activations (SPEC section 7, conv).
 
-For a block of `rows` output pixels the activations of the receptive field are packed side by side (im2row, padding filled with the zero
-point), in the form the dot instruction wants; then `rows` × `vectors` accumulators stay in registers over the whole of K. Where the
+For a block of `rows` output pixels the activations of the receptive field are packed side by side (im2row, padding
+filled with the zero
+point), in the form the dot instruction wants; then `rows` × `vectors` accumulators stay in registers over the whole
+of K. Where the
 instruction takes plain uint8 and K is contiguous (1×1, stride 1), nothing is packed.
 """
 
@@ -78,7 +80,9 @@ class Conv:
 
 @dataclass(frozen=True)
 class Blocking:
-    """Register block: `rows` pixels × `vectors` vectors of output channels; `splits` of the channels make separate units of work."""
+    """Register block: `rows` pixels × `vectors` vectors of output channels; `splits` of the channels make separate
+    units of work.
+    """
 
     rows: int
     vectors: int
@@ -117,14 +121,18 @@ class ConvPlan:
         return Blocking(rows, vectors, splits)
 
     def _cost(self, block: tuple[int, int]) -> tuple[float, int]:
-        """Cycles of all blocks, roughly: multiply port, load ports, and latency of a chain of dots; ties go to the larger block."""
+        """Cycles of all blocks, roughly: multiply port, load ports, and latency of a chain of dots; ties go to the
+        larger block.
+        """
         rows, vectors = block
         step = max(rows * vectors, rows * 0.5 + vectors, 5.0)
         tiles = -(-self.conv.pixels // rows) * -(-self.vectors // vectors)
         return tiles * (step * self.steps + 3.0 * rows * vectors + 10.0), -rows * vectors
 
     def channel_start(self, vector: int) -> int:
-        """First output channel (in its group) of a vector: the last one overlaps its neighbour instead of running over the end."""
+        """First output channel (in its group) of a vector: the last one overlaps its neighbour instead of running
+        over the end.
+        """
         return max(0, min(vector * self.isa.lanes, self.conv.group_outputs - self.isa.lanes))
 
     def channel_index(self) -> np.ndarray:
@@ -134,7 +142,7 @@ class ConvPlan:
         index = starts[:, None] + lanes
         index = np.where(index < self.conv.group_outputs, index, -1)
         offset = np.arange(self.conv.groups)[:, None, None] * self.conv.group_outputs
-        return np.where(index < 0, -1, index + offset)
+        return np.asarray(np.where(index < 0, -1, index + offset))
 
     def pack_weights(self, weights: np.ndarray) -> np.ndarray:
         """Weights int8 [O, kh, kw, I/groups] → int8 [groups, vectors, steps, lanes, group]."""
@@ -146,12 +154,12 @@ class ConvPlan:
 
     def pack_channels(self, values: np.ndarray) -> np.ndarray:
         """One value an output channel → [groups, vectors, lanes], 0 where a lane has no channel."""
-        return np.append(values, values.dtype.type(0))[self.channel_index()]
+        return np.asarray(np.append(values, values.dtype.type(0))[self.channel_index()])
 
     def fold_bias(self, bias: np.ndarray, weights: np.ndarray, zero_point: int) -> np.ndarray:
-        """bias − (z_x − isa.bias)·Σw, int32 [O]: what is left when the kernel sums (x − isa.bias)·w."""
+        """Bias − (z_x − isa.bias)·Σw, int32 [O]: what is left when the kernel sums (x − isa.bias)·w."""
         sums = weights.reshape(weights.shape[0], -1).astype(np.int64).sum(axis=1)
-        return (bias.astype(np.int64) - (zero_point - self.isa.bias) * sums).astype(np.int32)
+        return np.asarray((bias.astype(np.int64) - (zero_point - self.isa.bias) * sums).astype(np.int32))
 
 
 def _candidates(pixels: int, vectors: int, registers: int) -> list[tuple[int, int]]:
@@ -231,7 +239,9 @@ class _ConvBody:
             x0 = T.bind(column * conv.stride[1] - conv.pad[1])
             with loop(0, conv.kernel[0]) as kh:
                 y0 = T.bind(line * conv.stride[0] - conv.pad[0] + kh * conv.dilation[0])
-                source = T.bind(((image * conv.height + y0) * conv.width + x0) * conv.channels + group * conv.group_channels)
+                source = T.bind(
+                    ((image * conv.height + y0) * conv.width + x0) * conv.channels + group * conv.group_channels
+                )
                 target = T.bind(i * row_size + kh * (conv.kernel[1] * conv.group_channels))
                 self._pack_line(source, target, y0, x0)
 
@@ -255,7 +265,12 @@ class _ConvBody:
         return all(
             (out - 1) * stride + (k - 1) * dilation + 1 <= size
             for out, stride, k, dilation, size in zip(
-                (conv.out_height, conv.out_width), conv.stride, conv.kernel, conv.dilation, (conv.height, conv.width), strict=True
+                (conv.out_height, conv.out_width),
+                conv.stride,
+                conv.kernel,
+                conv.dilation,
+                (conv.height, conv.width),
+                strict=True,
             )
         )
 
@@ -320,11 +335,15 @@ class _ConvBody:
         zero = splat(self.quant.load(2), isa.lanes)
         for j in range(len(acc[0])):
             scale = T.bind(self.scale.load((base + j) * isa.lanes, isa.lanes))
-            channel = T.max(0, T.min((vector + j) * isa.lanes, conv.group_outputs - isa.lanes)) + group * conv.group_outputs
+            channel = (
+                T.max(0, T.min((vector + j) * isa.lanes, conv.group_outputs - isa.lanes)) + group * conv.group_outputs
+            )
             for i, row in enumerate(acc):
                 value = requantize(row[j].get(), scale, lo, hi, zero, isa.lanes)
                 place = (first + i) * conv.out_channels + channel
-                store_prefix(self.y, place, cast("uint8", value, isa.lanes), isa.lanes, min(isa.lanes, conv.group_outputs))
+                store_prefix(
+                    self.y, place, cast("uint8", value, isa.lanes), isa.lanes, min(isa.lanes, conv.group_outputs)
+                )
 
 
 def store_prefix(buffer: Flat, index: Expr, value: Expr, lanes: int, count: int) -> None:
@@ -335,4 +354,3 @@ def store_prefix(buffer: Flat, index: Expr, value: Expr, lanes: int, count: int)
     local = cells(1, buffer.dtype, lanes)[0]
     local.set(value)
     copy_run(local.flat, 0, buffer, index, count, lambda v, _: v)
-

@@ -12,7 +12,8 @@ Convert = Callable[[Expr, int], Expr]
 
 
 def copy_run(source: Flat | None, at: Expr, target: Flat, to: Expr, count: int, convert: Convert) -> None:
-    """target[to : to+count] = convert(source[at : at+count]) for a static count; without a source `convert` makes the value.
+    """target[to : to+count] = convert(source[at : at+count]) for a static count; without a source `convert` makes the
+    value.
 
     The tail is one more step that overlaps the step before it; runs shorter than a step take powers of two.
     """
@@ -35,9 +36,11 @@ def copy_run(source: Flat | None, at: Expr, target: Flat, to: Expr, count: int, 
 
 @dataclass(frozen=True)
 class Box:
-    """A strided copy: out[out_offset + Σ i·out_stride] = in[in_offset + Σ i·in_stride], i below `dims`; strides in elements.
+    """A strided copy: out[out_offset + Σ i·out_stride] = in[in_offset + Σ i·in_stride], i below `dims`; strides in
+    elements.
 
-    It is a transpose, a slice (also with negative steps), an expand (stride 0), one input of a concat, the inside of a pad.
+    It is a transpose, a slice (also with negative steps), an expand (stride 0), one input of a concat, the inside of
+    a pad.
     """
 
     dtype: str

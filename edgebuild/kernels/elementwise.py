@@ -45,7 +45,9 @@ def binary_kernel(binary: Binary, isa: Isa) -> Kernel:
             _step(binary.kind, (a, row * binary.inner + place), (b, place), params, y, lanes)
 
     func = kernel(_arguments(size, binary.inner), emit)
-    return Kernel(func, ("uint8", "uint8", "int32", "uint8"), binary.rows, max(1, min(binary.rows, 16384 // binary.inner)))
+    return Kernel(
+        func, ("uint8", "uint8", "int32", "uint8"), binary.rows, max(1, min(binary.rows, 16384 // binary.inner))
+    )
 
 
 def _flat_kernel(binary: Binary, isa: Isa) -> Kernel:
@@ -78,9 +80,6 @@ def _step(kind: str, left: tuple[Flat, Expr], right: tuple[Flat, Expr], params: 
         return splat(value if dtype == "int32" else bits(dtype, value), lanes)
 
     a, b = (cast("int32", buffer.load(place, lanes), lanes) for buffer, place in (left, right))
-    if kind == "add":
-        acc = a * param(4) + b * param(5) + param(6)
-    else:
-        acc = (a - param(7)) * (b - param(8))
+    acc = a * param(4) + b * param(5) + param(6) if kind == "add" else (a - param(7)) * (b - param(8))
     value = requantize(acc, param(3, "float32"), param(0, "float32"), param(1, "float32"), param(2), lanes)
     y.store(left[1], cast("uint8", value, lanes), lanes)

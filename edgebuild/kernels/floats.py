@@ -1,17 +1,20 @@
 """float32 operators of SPEC section 8: elementwise maps, reductions, softmax, linear resize, matmul, conv.
 
-Every result is fenced: LLVM must not contract a product with a following addition, nor TVM simplify (x + c) − c. Sums run in the
+Every result is fenced: LLVM must not contract a product with a following addition, nor TVM simplify (x + c) − c. Sums
+run in the
 SPEC's order.
 """
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from edgebuild.kernels.builder import (
     ROUND_BITS,
     ROUND_MAGIC,
     Body,
+    Cell,
     Expr,
     Flat,
     Kernel,
@@ -38,7 +41,9 @@ _EXP = (1.39819994e-3, 8.33345205e-3, 4.16657962e-2, 1.66666657e-1, 0.5)
 
 @dataclass(frozen=True)
 class Map:
-    """out[i] = tree(operands[i]): `dims` in memory order of the output; each operand (dtype, strides), stride 0 where it is broadcast."""
+    """out[i] = tree(operands[i]): `dims` in memory order of the output; each operand (dtype, strides), stride 0 where
+    it is broadcast.
+    """
 
     dims: tuple[int, ...]
     dtype: str
@@ -219,7 +224,9 @@ _OPERATORS: dict[str, Callable[..., Expr]] = {
     "min": lambda _, a, b: T.min(a, b),
     "max": lambda _, a, b: T.max(a, b),
     "neg": lambda c, a: c.constant(-0.0) - a if c.dtype == "float32" else splat(cast(c.dtype, 0), c.lanes) - a,
-    "abs": lambda c, a: _unary("fabs")(c, a) if c.dtype == "float32" else T.max(a, splat(cast(c.dtype, 0), c.lanes) - a),
+    "abs": lambda c, a: (
+        _unary("fabs")(c, a) if c.dtype == "float32" else T.max(a, splat(cast(c.dtype, 0), c.lanes) - a)
+    ),
     "sqrt": _unary("sqrt"),
     "floor": _unary("floor"),
     "ceil": _unary("ceil"),
@@ -245,7 +252,9 @@ OPERATORS = frozenset(_OPERATORS)
 
 @dataclass(frozen=True)
 class Reduce:
-    """`kept`: (size, input stride) in the output's memory order; `reduced`: the same in row-major order of the logical axes."""
+    """`kept`: (size, input stride) in the output's memory order; `reduced`: the same in row-major order of the
+    logical axes.
+    """
 
     kind: str
     dtype: str
@@ -378,7 +387,9 @@ class Resize:
 
 
 def resize_kernel(spec: Resize, isa: Isa) -> Kernel:
-    """Arguments: input, start int32 [count], weights float32 [count, taps], output. A unit is one output line [inner]."""
+    """Arguments: input, start int32 [count], weights float32 [count, taps], output. A unit is one output line
+    [inner].
+    """
     lanes = min(isa.wide, 1 << (spec.inner.bit_length() - 1))
     args = [
         ("x", "float32", spec.outer * spec.size * spec.inner),
@@ -407,7 +418,9 @@ def resize_kernel(spec: Resize, isa: Isa) -> Kernel:
 
 @dataclass(frozen=True)
 class MatMul:
-    """[batch, rows, depth] × [batch or 1, depth, columns] → [batch, rows, columns], all row-major; `bias` adds [columns]."""
+    """[batch, rows, depth] × [batch or 1, depth, columns] → [batch, rows, columns], all row-major; `bias` adds
+    [columns].
+    """
 
     batch: int
     rows: int
@@ -446,11 +459,19 @@ def matmul_kernel(spec: MatMul, isa: Isa) -> Kernel:
             y.store(unit * spec.columns + place, total.get(), lanes)
 
     units = spec.batch * spec.rows
-    return Kernel(kernel(args, emit), tuple(x[1] for x in args), units, max(1, min(units, 65536 // (spec.depth * lanes))))
+    return Kernel(
+        kernel(args, emit), tuple(x[1] for x in args), units, max(1, min(units, 65536 // (spec.depth * lanes)))
+    )
+
+
+def _set_from(target: Cell, buffer: Flat, index: Expr) -> None:
+    target.set(buffer.load(index))
 
 
 def conv_float_kernel(conv: Any, isa: Isa, *, bias: bool) -> Kernel:
-    """Arguments: input NHWC, weights [groups, I/groups, kh, kw, O/groups], [bias], output. A unit is one output pixel."""
+    """Arguments: input NHWC, weights [groups, I/groups, kh, kw, O/groups], [bias], output. A unit is one output
+    pixel.
+    """
     outputs, inputs = conv.group_outputs, conv.group_channels
     lanes = min(isa.wide, 1 << (outputs.bit_length() - 1))
     args = [
@@ -474,7 +495,7 @@ def conv_float_kernel(conv: Any, isa: Isa, *, bias: bool) -> Kernel:
                 value = cell("float32")
                 source = ((image * conv.height + row) * conv.width + column) * conv.channels + group * inputs + c
                 inside = T.And(T.And(row >= 0, row < conv.height), T.And(column >= 0, column < conv.width))
-                either(inside, lambda v=value, s=source: v.set(x.load(s)), lambda v=value: v.set(T.float32(0.0)))
+                either(inside, partial(_set_from, value, x, source), partial(value.set, T.float32(0.0)))
                 tap = (((group * inputs + c) * conv.kernel[0] + kh) * conv.kernel[1] + kw) * outputs + place
                 total.set(total.get() + fence(splat(value.get(), lanes) * w.load(tap, lanes), lanes))
             if offset:

@@ -1,7 +1,9 @@
 """What a CPU can do, as the templates need it: one row per instruction set, one dot product each.
 
-`dot(acc, activations, weights)`: acc int32 [lanes]; activations: the packed group of one pixel as one scalar (4 uint8, 4 int8, or 2 int16
-in an int32, or one int16), broadcast; weights int8 [lanes · group], the group's elements of one output channel side by side.
+`dot(acc, activations, weights)`: acc int32 [lanes]; activations: the packed group of one pixel as one scalar (4
+uint8, 4 int8, or 2 int16
+in an int32, or one int16), broadcast; weights int8 [lanes · group], the group's elements of one output channel side
+by side.
 """
 
 from collections.abc import Callable
@@ -15,9 +17,11 @@ Product = Callable[[Expr, Expr, int], Expr]
 
 @dataclass(frozen=True)
 class Isa:
-    """`lanes`: int32 lanes of the vector that templates use. `group`: elements of K that one dot step takes. `packed`: dtype of packed
+    """`lanes`: int32 lanes of the vector that templates use. `group`: elements of K that one dot step takes.
+    `packed`: dtype of packed
     activations. `bias`: what packing subtracts from a uint8 activation. `registers`: vector registers of `lanes` int32.
-    `direct`: the dot instruction takes unpacked uint8 activations. `product(x, w, lanes)`: uint8 × int8 lanes → int32 lanes.
+    `direct`: the dot instruction takes unpacked uint8 activations. `product(x, w, lanes)`: uint8 × int8 lanes → int32
+    lanes.
     """
 
     name: str
@@ -56,7 +60,7 @@ def _neon(acc: Expr, activations: Expr, weights: Expr) -> Expr:
 
 
 def _madd_product(x: Expr, w: Expr, lanes: int) -> Expr:
-    """vpmaddwd on int32 lanes whose upper halves add 0·(sign of w): one multiply where vpmulld takes two."""
+    """Vpmaddwd on int32 lanes whose upper halves add 0·(sign of w): one multiply where vpmulld takes two."""
     name = {4: "llvm.x86.sse2.pmadd.wd", 8: "llvm.x86.avx2.pmadd.wd", 16: "llvm.x86.avx512.pmaddw.d.512"}.get(lanes)
     if name is None:
         return cast("int32", x, lanes) * cast("int32", w, lanes)
@@ -72,8 +76,19 @@ def _narrow_product(x: Expr, w: Expr, lanes: int) -> Expr:
 ISAS = {
     isa.name: isa
     for isa in (
-        Isa("avx512vnni", lanes=16, group=4, packed="uint8", bias=0, registers=32, dot=_vnni512, product=_madd_product, direct=True),
-        # 8-bit weights are exact: vpmaddubsw would saturate, so both sides are widened to int16 and multiplied by vpmaddwd
+        Isa(
+            "avx512vnni",
+            lanes=16,
+            group=4,
+            packed="uint8",
+            bias=0,
+            registers=32,
+            dot=_vnni512,
+            product=_madd_product,
+            direct=True,
+        ),
+        # 8-bit weights are exact: vpmaddubsw would saturate, so both sides are widened to int16 and multiplied by
+        # vpmaddwd
         Isa("avx2", lanes=8, group=2, packed="int16", bias=0, registers=16, dot=_avx2, product=_madd_product),
         Isa("dotprod", lanes=4, group=4, packed="int8", bias=128, registers=32, dot=_dotprod, product=_narrow_product),
         Isa("neon", lanes=4, group=1, packed="int16", bias=0, registers=32, dot=_neon, product=_narrow_product),
@@ -84,4 +99,3 @@ ISAS = {
 def group_scalar(isa: Isa) -> str:
     """The dtype in which one packed group of activations is loaded."""
     return "int16" if isa.group == 1 else "int32"
-

@@ -1,5 +1,6 @@
-"""Max and average pooling of uint8, NHWC, channels in the lanes (SPEC section 7)."""
+"""Max and average pooling, NHWC, channels in the lanes: of uint8 (SPEC section 7) and of float32 (section 8)."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from edgebuild.kernels.builder import Body, Expr, Kernel, T, bits, cast, cell, kernel, loop, requantize, splat
@@ -97,12 +98,44 @@ def average_pool_kernel(pool: Pool, isa: Isa) -> Kernel:
     return Kernel(kernel(args, emit), tuple(a[1] for a in args), pool.batch * pool.out_height)
 
 
+def float_pool_kernel(pool: Pool, isa: Isa, *, reduction: str) -> Kernel:
+    """`reduction` max: input, output; average: input, count float32 [out_height, out_width], output (SPEC section
+    8).
+    """
+    lanes = min(isa.wide, 1 << (pool.channels.bit_length() - 1))
+    positions = pool.out_height * pool.out_width
+    args = [("x", "float32", pool.in_size), ("y", "float32", pool.out_size)]
+    if reduction == "average":
+        args.insert(1, ("count", "float32", positions))
+
+    def emit(body: Body) -> None:
+        x, *counts, y = body.buffers
+
+        def pixel(window: _Window, image: Expr, place: Expr) -> None:
+            with loop(0, -(-pool.channels // lanes)) as block:
+                channel = T.bind(T.min(block * lanes, pool.channels - lanes))
+                total = cell("float32", lanes)
+                start = float("-inf") if reduction == "max" else -0.0
+                total.set(splat(T.float32(start), lanes))
+                with loop(*window.rows) as kh, loop(*window.columns) as kw:
+                    value = x.load(_tap(pool, window, image, kh, kw) + channel, lanes)
+                    total.set(T.max(total.get(), value) if reduction == "max" else total.get() + value)
+                result = total.get()
+                if counts:
+                    result = result / splat(counts[0].load(place // pool.channels % positions), lanes)
+                y.store(place + channel, result, lanes)
+
+        _pixels(pool, body, pixel)
+
+    return Kernel(kernel(args, emit), tuple(a[1] for a in args), pool.batch * pool.out_height)
+
+
 def _tap(pool: Pool, window: _Window, image: Expr, kh: Expr, kw: Expr) -> Expr:
     y, x = window.top + kh * pool.dilation[0], window.left + kw * pool.dilation[1]
     return ((image * pool.height + y) * pool.width + x) * pool.channels
 
 
-def _pixels(pool: Pool, body: Body, pixel) -> None:  # type: ignore[no-untyped-def]
+def _pixels(pool: Pool, body: Body, pixel: Callable[[_Window, Expr, Expr], None]) -> None:
     """Call `pixel(window, image, index of its first output element)` for every output pixel; a unit is one line."""
     with loop(body.begin, body.end) as unit, loop(0, pool.out_width) as column:
         image = unit // pool.out_height if pool.batch > 1 else 0

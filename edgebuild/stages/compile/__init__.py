@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from edgebuild.core.errors import CompileError
-from edgebuild.core.plan import ITEM_SIZES, DTYPES, Plan, PlanOp, PlanTensor, write_plan
+from edgebuild.core.plan import DTYPES, ITEM_SIZES, Plan, PlanOp, PlanTensor, write_plan
 from edgebuild.core.target import Target
 from edgebuild.stages.compile.codegen import build_program
 from edgebuild.stages.compile.lower import Lowered, lower
@@ -31,7 +31,9 @@ def compile_model(model: "onnx.ModelProto", target: Target, progress: Callable[[
     from edgebuild.kernels.isa import ISAS  # noqa: PLC0415
 
     if target.isa not in ISAS:
-        raise CompileError(f"target {target.name}: no kernels for the instruction set {target.isa}", f"one of {', '.join(ISAS)}")
+        raise CompileError(
+            f"target {target.name}: no kernels for the instruction set {target.isa}", f"one of {', '.join(ISAS)}"
+        )
     tell = progress or (lambda _: None)
     tell("lowering")
     lowered = lower(model, ISAS[target.isa])
@@ -43,7 +45,9 @@ def compile_model(model: "onnx.ModelProto", target: Target, progress: Callable[[
 def assemble(lowered: Lowered) -> tuple[Plan, bytes]:
     """Place every tensor and write the weights in the order of the tensor table."""
     emitter = lowered.emitter
-    used = {s for step in emitter.steps for s, _ in step.args} | {v.storage for _, v in (*lowered.inputs, *lowered.outputs)}
+    used = {s for step in emitter.steps for s, _ in step.args} | {
+        v.storage for _, v in (*lowered.inputs, *lowered.outputs)
+    }
     order = sorted(used)
     index = {storage: i for i, storage in enumerate(order)}
     offsets, arena_bytes = place(_lives(lowered))

@@ -1,4 +1,6 @@
-"""Which QDQ clusters run in integers: from one QuantizeLinear back to the DequantizeLinear nodes it depends on (SPEC section 9)."""
+"""Which QDQ clusters run in integers: from one QuantizeLinear back to the DequantizeLinear nodes it depends on (SPEC
+section 9).
+"""
 
 import math
 from dataclasses import dataclass
@@ -17,7 +19,8 @@ _POOLS = ("AveragePool", "GlobalAveragePool", "ReduceMean")
 class Cluster:
     """`kind`: conv, gemm, matmul, add, mul, average, max, concat, moves, table.
 
-    `nodes`: the operator (for moves, the chain in order); `sources`: outputs of the activation DequantizeLinear nodes it reads;
+    `nodes`: the operator (for moves, the chain in order); `sources`: outputs of the activation DequantizeLinear nodes
+    it reads;
     `bias`: the constant that an Add behind a MatMul adds; `low`, `high`: the clip between operator and QuantizeLinear.
     """
 
@@ -76,7 +79,11 @@ def _operator(graph: Graph, quantize: Node, node: Node, low: float, high: float)
         return Cluster(node.op.lower(), quantize, (node,), (node.inputs[0],), low, high, bias)
     sources = tuple(node.inputs)
     if node.op in ("Add", "Mul") and len(set(sources)) == 2 and all(is_quantized(graph, s) for s in sources):
-        return None if unary_source(graph, node.outputs[0]) else Cluster(node.op.lower(), quantize, (node,), sources, low, high)
+        return (
+            None
+            if unary_source(graph, node.outputs[0])
+            else Cluster(node.op.lower(), quantize, (node,), sources, low, high)
+        )
     if node.op == "Add" and len(set(sources)) == 1 and is_activation(graph, sources[0]):
         return None
     if node.op in _POOLS and is_activation(graph, sources[0]) and _poolable(graph, node):

@@ -15,6 +15,36 @@ ABI = 1
 MAGIC = 0x31504245
 
 
+# LLVM turns copying loops into calls of these three; program.so has no library to take them from.
+_MEMORY = """
+#include <stddef.h>
+#include <stdint.h>
+typedef uint8_t wide __attribute__((vector_size(32), aligned(1), may_alias));
+void *memcpy(void *restrict to, const void *restrict from, size_t n) {
+  uint8_t *t = to;
+  const uint8_t *f = from;
+  for (; n >= 32; n -= 32, t += 32, f += 32) *(wide *)t = *(const wide *)f;
+  for (; n; n--) *t++ = *f++;
+  return to;
+}
+void *memmove(void *to, const void *from, size_t n) {
+  uint8_t *t = to;
+  const uint8_t *f = from;
+  if (t <= f || t >= f + n) {
+    for (; n; n--) *t++ = *f++;
+  } else {
+    while (n--) t[n] = f[n];
+  }
+  return to;
+}
+void *memset(void *to, int value, size_t n) {
+  uint8_t *t = to;
+  for (; n; n--) *t++ = (uint8_t)value;
+  return to;
+}
+"""
+
+
 def build_program(kernels: Sequence[Kernel], target: Target) -> bytes:
     """Compile kernels for a target and link them into the bytes of program.so; kernel i is entry i of its table."""
     with tempfile.TemporaryDirectory(prefix="edgebuild-") as folder:
@@ -61,7 +91,7 @@ def _lower(module: Any, tvm_target: Any) -> Any:
 
 def _table_source(kernels: Sequence[Kernel], target: Target) -> str:
     """C that adapts each kernel to the table's one signature and exports the table."""
-    lines = ["#include <stdint.h>"]
+    lines = [_MEMORY]
     for i, kernel in enumerate(kernels):
         pointers = ", ".join(["void *"] * (len(kernel.args) + 1))
         call = ", ".join(f"a[{j}]" for j in range(len(kernel.args)))
@@ -70,7 +100,7 @@ def _table_source(kernels: Sequence[Kernel], target: Target) -> str:
     needs = sum(1 << FEATURES[target.arch].index(name) for name in target.features)
     entries = ", ".join(f"e{i}" for i in range(len(kernels)))
     lines.append(
-        "__attribute__((visibility(\"default\"))) const struct { uint32_t magic, abi, count, zero; uint64_t needs; "
+        '__attribute__((visibility("default"))) const struct { uint32_t magic, abi, count, zero; uint64_t needs; '
         f"void (*kernels[{len(kernels)}])(void *const *, void *, int32_t, int32_t); }} eb_program = "
         f"{{ {MAGIC:#x}u, {ABI}, {len(kernels)}, 0, {needs:#x}ull, {{ {entries} }} }};"
     )
@@ -79,11 +109,27 @@ def _table_source(kernels: Sequence[Kernel], target: Target) -> str:
 
 def _link(obj: Path, table: Path, library: Path, target: Target) -> None:
     """Link without any library: an undefined symbol, such as a call of libm, is an error."""
-    flags = ["-shared", "-nostdlib", "-fPIC", "-O2", "-fvisibility=hidden", "-fno-stack-protector", "-fno-sanitize=all", "-s"]
-    linker = ["-Wl,--build-id=none", "-Wl,-z,defs", "-Wl,--gc-sections", "-Wl,--hash-style=gnu", "-Wl,-soname,program.so"]
+    flags = ["-shared", "-nostdlib", "-fPIC", "-O2", "-fvisibility=hidden", "-s"]
+    flags += ["-ffreestanding", "-fno-builtin", "-fno-stack-protector", "-fno-sanitize=all"]
+    linker = [
+        "-Wl,--build-id=none",
+        "-Wl,-z,defs",
+        "-Wl,--gc-sections",
+        "-Wl,--hash-style=gnu",
+        "-Wl,-soname,program.so",
+    ]
     version = library.with_suffix(".map")
     version.write_text("{ global: eb_program; local: *; };\n")
-    command = [*zig_cc(target.triple), *flags, *linker, f"-Wl,--version-script={version.name}", table.name, obj.name, "-o", library.name]
+    command = [
+        *zig_cc(target.triple),
+        *flags,
+        *linker,
+        f"-Wl,--version-script={version.name}",
+        table.name,
+        obj.name,
+        "-o",
+        library.name,
+    ]
     done = subprocess.run(command, capture_output=True, text=True, cwd=library.parent, check=False)
     if done.returncode:
         raise CompileError(f"linking program.so for {target.name} failed: {done.stderr.strip()}")

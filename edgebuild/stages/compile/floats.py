@@ -22,31 +22,48 @@ from edgebuild.kernels.floats import (
     resize_kernel,
     softmax_kernel,
 )
+from edgebuild.kernels.pool import Pool, float_pool_kernel
 from edgebuild.stages.compile.clusters import reduce_axes
 from edgebuild.stages.compile.graph import Graph, Node
-from edgebuild.stages.compile.integer import channels_last
-from edgebuild.stages.compile.moves import Mover, expanded, is_move, padded, resize_scales, source_coordinates
+from edgebuild.stages.compile.integer import channels_last, four_dims, pool_of
+from edgebuild.stages.compile.moves import Mover, expanded, is_move, resize_scales, source_coordinates
 from edgebuild.stages.compile.values import Emitter, Value, row_major
 from edgebuild.stages.compile.window import window_of
 
 _MAX_OPERANDS = 12
+_WIDE = 64
 _CASTS = {1: "float32", 2: "uint8", 3: "int8", 6: "int32", 7: "int64", 9: "bool"}
 _BINARY = {
-    "Add": "add", "Sub": "sub", "Mul": "mul", "Div": "div", "Min": "min", "Max": "max", "Equal": "equal", "Less": "less",
+    "Add": "add", "Sub": "sub", "Mul": "mul", "Div": "div", "Min": "min", "Max": "max", "Equal": "equal",
+    "Less": "less",
     "Greater": "greater", "LessOrEqual": "less_equal", "GreaterOrEqual": "greater_equal", "And": "and", "Or": "or",
 }  # fmt: skip
 _UNARY = {
     "Neg": "neg", "Abs": "abs", "Sqrt": "sqrt", "Floor": "floor", "Ceil": "ceil", "Round": "round", "Exp": "exp",
     "Sigmoid": "sigmoid", "Tanh": "tanh", "Not": "not",
 }  # fmt: skip
-_OTHER = frozenset("Cast Relu Clip LeakyRelu HardSigmoid HardSwish Reciprocal Where DequantizeLinear QuantizeLinear".split())
+_OTHER = frozenset(
+    [
+        "Cast",
+        "Relu",
+        "Clip",
+        "LeakyRelu",
+        "HardSigmoid",
+        "HardSwish",
+        "Reciprocal",
+        "Where",
+        "DequantizeLinear",
+        "QuantizeLinear",
+    ]
+)
 ELEMENTWISE = frozenset(_BINARY) | frozenset(_UNARY) | _OTHER
 _REDUCES = {"ReduceSum": "sum", "ReduceMean": "mean", "ReduceMax": "max", "ReduceMin": "min"}
 
 
 @dataclass
 class FloatLowering:
-    """`value(name)` lowers a tensor on demand (the driver's method); `demands` counts the readers of each tensor; `integers` are the
+    """`value(name)` lowers a tensor on demand (the driver's method); `demands` counts the readers of each tensor;
+    `integers` are the
     tensors that clusters make.
     """
 
@@ -79,12 +96,31 @@ class FloatLowering:
         tree = self._tree(name, shape, operands, root=True)
         order = self._order(shape, operands)
         out = self.emit.tensor(name, self.graph.dtype(name), shape, order)
-        dims = out.memory_shape
-        strides = [_broadcast_strides(v, shape, order) for v in operands]
-        dims, strides = collapse(dims, [*strides, [out.strides[a] for a in order]])
+        walks = [_broadcast_strides(v, shape, order) for v in operands]
+        dims, strides = collapse(out.memory_shape, [*walks, [out.strides[a] for a in order]])
+        dims, strides = self._widened(name, dims, strides, operands)
         pairs = tuple((v.dtype, s) for v, s in zip(operands, strides, strict=False))
         self.emit.call("map", node.name, map_kernel, Map(dims, out.dtype, pairs, tree), operands, out)
         return out
+
+    def _widened(
+        self, name: str, dims: tuple[int, ...], strides: list[tuple[int, ...]], operands: list[Value]
+    ) -> tuple[tuple[int, ...], list[tuple[int, ...]]]:
+        """Repeat small constants (a mean for each of 3 channels) along the pixels, so that the inner loop fills
+        vectors.
+        """
+        if len(dims) != 2 or dims[1] >= _WIDE or any(s not in ((dims[1], 1), (0, 1), (0, 0)) for s in strides):
+            return dims, strides
+        repeats = max((f for f in range(1, min(dims[0], 4 * _WIDE // dims[1]) + 1) if dims[0] % f == 0), default=1)
+        inner = dims[1] * repeats
+        for i, operand in enumerate(operands):
+            data = self.emit.storages[operand.storage].data
+            if strides[i] != (0, 1):
+                continue
+            if data is None:
+                return dims, strides
+            operands[i] = self.emit.constant(f"{name}:{i}", np.tile(data.reshape(-1), repeats))
+        return (dims[0] // repeats, inner), [(inner, 1) if s == (dims[1], 1) else s for s in strides]
 
     def _tree(self, name: str, shape: tuple[int, ...], operands: list[Value], *, root: bool = False) -> Tree:
         node = self.graph.producers.get(name)
@@ -290,8 +326,23 @@ class FloatLowering:
         return dequantized(self.graph, dq)
 
     def _pool(self, node: Node) -> Value:
-        """Pooling in float32 as a reduction over shifted, strided views."""
-        raise node.unsupported("pooling of a float32 tensor; quantize its input")
+        x, shape = self.value(node.inputs[0]), self.graph.shape(node.outputs[0])
+        if len(node.outputs) > 1 or len(shape) not in (3, 4):
+            raise node.unsupported("indices as a second output, or more than two spatial dimensions")
+        x = self.mover.ordered(x, channels_last(len(shape)), node.name)
+        kind = "max" if node.op.endswith("MaxPool") else "average"
+        n, c, h, w = four_dims(x.shape)
+        pool, counts = Pool(n, h, w, c, 1, 1, (h, w)), np.full((1, 1), float(h * w))
+        if not node.op.startswith("Global"):
+            window = window_of(self.graph, node)
+            pool = pool_of(window, x.shape, shape)
+            counts = window.counts((h, w), (pool.out_height, pool.out_width))
+        operands = [x]
+        if kind == "average":
+            operands.append(self.emit.constant(f"{node.name}:count", counts.astype(np.float32).reshape(-1)))
+        out = self.emit.tensor(node.outputs[0], "float32", shape, channels_last(len(shape)))
+        self.emit.call(f"{kind}_pool", node.name, float_pool_kernel, pool, operands, out, reduction=kind)
+        return out
 
     def _row_major(self, value: Value, node: Node) -> Value:
         return self.mover.ordered(value, row_major(len(value.shape)), node.name)
@@ -395,5 +446,5 @@ _HANDLERS: dict[str, Callable[[FloatLowering, Node], Any]] = {
     "Gemm": FloatLowering._gemm,
     "Conv": FloatLowering._conv,
     "Concat": FloatLowering._concat,
+    **dict.fromkeys(("MaxPool", "AveragePool", "GlobalMaxPool", "GlobalAveragePool"), FloatLowering._pool),
 }
-__all__ = ["FloatLowering", "dequantized", "linear_taps", "padded"]

@@ -90,7 +90,9 @@ class Graph:
             return str(self.constants[name].dtype)
         code = self._type(name).elem_type
         if code not in _DTYPES:
-            raise ModelError(f"tensor {name} has the type {onnx.TensorProto.DataType.Name(code)}, which is not supported")
+            raise ModelError(
+                f"tensor {name} has the type {onnx.TensorProto.DataType.Name(code)}, which is not supported"
+            )
         return _DTYPES[code]
 
     def _type(self, name: str) -> Any:

@@ -30,7 +30,8 @@ class IntegerLowering:
 
     def lower(self, cluster: Cluster, sources: Sequence[Value]) -> Value:
         """The uint8 value that the cluster's QuantizeLinear gives."""
-        return getattr(self, f"_{cluster.kind}")(cluster, sources)
+        result: Value = getattr(self, f"_{cluster.kind}")(cluster, sources)
+        return result
 
     def constant_operand(self, name: str) -> Value:
         """A uint8 constant behind a DequantizeLinear."""
@@ -47,9 +48,9 @@ class IntegerLowering:
         if weights.ndim == 3:
             weights = weights[:, :, None, :]
         x = self._nhwc(x, node)
-        batch, channels, height, width = _four(x.shape)
+        batch, channels, height, width = four_dims(x.shape)
         out_shape = self.graph.shape(node.outputs[0])
-        _, outputs, out_height, out_width = _four(out_shape)
+        _, outputs, out_height, out_width = four_dims(out_shape)
         conv = Conv(batch, height, width, channels, out_height, out_width, outputs, window.kernel, window.stride,
                     window.before, window.dilation, int(node.attrs.get("group", 1)))  # fmt: skip
         bias = bias_value(self.graph, node.input(2)) if node.input(2) else None
@@ -118,7 +119,9 @@ class IntegerLowering:
         with np.errstate(over="ignore"):
             multipliers = (quant_x.scale * w_scale / quant_y.scale).astype(np.float32)
         if not np.isfinite(multipliers).all():
-            raise ModelError(f"{node.name}: its scales give no finite multiplier", "check the model's quantization parameters")
+            raise ModelError(
+                f"{node.name}: its scales give no finite multiplier", "check the model's quantization parameters"
+            )
         params = self.emit.constant(f"{name}:quant", _quant_params(cluster, quant_x, quant_y))
         if is_depthwise(conv):
             sums = weights.reshape(conv.out_channels, -1).astype(np.int64).sum(axis=1)
@@ -214,13 +217,13 @@ class IntegerLowering:
         if node.op == "ReduceMean" and reduce_axes(self.graph, node) != list(range(2, len(x.shape))):
             return self._mean_shape(node, x, shape)
         x = self._nhwc(x, node)
-        batch, channels, height, width = _four(x.shape)
+        batch, channels, height, width = four_dims(x.shape)
         order = channels_last(len(shape)) if len(shape) > 2 else row_major(len(shape))
         if node.op != "AveragePool":
             pool = Pool(batch, height, width, channels, 1, 1, (height, width))
             return pool, np.full((1, 1), float(height * width)), x, order
         window = window_of(self.graph, node)
-        pool = _pool(window, x.shape, shape)
+        pool = pool_of(window, x.shape, shape)
         counts = window.counts((height, width), (pool.out_height, pool.out_width))
         return pool, counts, x, order
 
@@ -238,7 +241,7 @@ class IntegerLowering:
         x = self._nhwc(sources[0], node)
         shape = self.graph.shape(node.outputs[0])
         out = self.emit.tensor(name, "uint8", shape, channels_last(len(shape)))
-        pool = _pool(window_of(self.graph, node), x.shape, shape)
+        pool = pool_of(window_of(self.graph, node), x.shape, shape)
         self.emit.call("max_pool", node.name, max_pool_kernel, pool, [x], out, integer=True)
         return self._requantized(cluster, out)
 
@@ -268,7 +271,8 @@ class IntegerLowering:
         return self._apply_table(cluster.quantize.outputs[0], cluster.quantize.name, value, table)
 
     def _same(self, source: str, quantize: Node) -> bool:
-        """Equal by name, so that the code does not depend on values that training changes; by value for models that name
+        """Equal by name, so that the code does not depend on values that training changes; by value for models that
+        name
         every constant on its own.
         """
         dq = self.graph.producers[source]
@@ -291,24 +295,23 @@ def channels_last(rank: int) -> tuple[int, ...]:
     return (0, *range(2, rank), 1)
 
 
-def _four(shape: Sequence[int]) -> tuple[int, int, int, int]:
+def four_dims(shape: Sequence[int]) -> tuple[int, int, int, int]:
     """[N, C, (H,) (W)] as N, C, H, W."""
     n, c, *space = shape
     height, width = (1, 1, *space)[-2:]
     return n, c, height, width
 
 
-def _pool(window: Window, in_shape: Sequence[int], out_shape: Sequence[int]) -> Pool:
-    n, c, h, w = _four(in_shape)
-    _, _, oh, ow = _four(out_shape)
+def pool_of(window: Window, in_shape: Sequence[int], out_shape: Sequence[int]) -> Pool:
+    n, c, h, w = four_dims(in_shape)
+    _, _, oh, ow = four_dims(out_shape)
     return Pool(n, h, w, c, oh, ow, window.kernel, window.stride, window.before, window.dilation)
 
 
 def _next(cluster: Cluster, node: Node) -> str:
     """The output of a chain's node that the chain goes on with."""
     following = cluster.nodes[cluster.nodes.index(node) + 1 :]
-    wanted = following[0].inputs[0] if following else cluster.quantize.inputs[0]
-    return wanted
+    return str(following[0].inputs[0] if following else cluster.quantize.inputs[0])
 
 
 def _integer_bias(bias: np.ndarray | None, scale: np.ndarray, count: int) -> np.ndarray:
@@ -350,7 +353,7 @@ def _add_params(a: Quant, b: Quant, y: Quant) -> list[int]:
 
 
 def _mul_params(a: Quant, b: Quant, y: Quant) -> list[int]:
-    return [_float_bits(np.float32(a.scale * b.scale / y.scale)), 0, 0, 0, a.zero, b.zero]
+    return [_float_bits(a.scale * b.scale / y.scale), 0, 0, 0, a.zero, b.zero]
 
 
 def _requant(x: Quant, y: Quant) -> np.ndarray:

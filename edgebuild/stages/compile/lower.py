@@ -1,6 +1,7 @@
 """QDQ ONNX → a straight list of kernel calls.
 
-Two passes: from the outputs backwards, find which tensors are needed as integers and which as float32 (`_demand`); then, in the
+Two passes: from the outputs backwards, find which tensors are needed as integers and which as float32 (`_demand`);
+then, in the
 graph's order, emit each of them once (`value`).
 """
 
@@ -21,7 +22,9 @@ from edgebuild.stages.compile.values import Emitter, Value, row_major
 
 @dataclass(frozen=True)
 class Lowered:
-    """Kernel calls with the values of inputs and outputs, in the model's order, row-major, each in storage of its own."""
+    """Kernel calls with the values of inputs and outputs, in the model's order, row-major, each in storage of its
+    own.
+    """
 
     emitter: Emitter
     inputs: tuple[tuple[str, Value], ...]
@@ -85,8 +88,11 @@ class _Driver:
     def _inlined(self, node: Node) -> bool:
         """Elementwise nodes with one reader wait until that reader asks for them."""
         name = node.outputs[0]
-        return node.op in ELEMENTWISE and name not in self.clusters and self.demands[name] == 1 and (
-            name not in self.graph.outputs
+        return (
+            node.op in ELEMENTWISE
+            and name not in self.clusters
+            and self.demands[name] == 1
+            and (name not in self.graph.outputs)
         )
 
     def value(self, name: str) -> Value:

@@ -26,7 +26,9 @@ def place(lives: Sequence[Life]) -> tuple[dict[int, int], int]:
     placed: list[tuple[Life, int]] = []
     for life in sorted(lives, key=lambda t: (-t.size, t.first, t.storage)):
         size = aligned(life.size)
-        neighbours = sorted((o, o + aligned(p.size)) for p, o in placed if p.first <= life.last and life.first <= p.last)
+        neighbours = sorted(
+            (o, o + aligned(p.size)) for p, o in placed if p.first <= life.last and life.first <= p.last
+        )
         offset = 0
         for start, end in neighbours:
             if start - offset >= size:

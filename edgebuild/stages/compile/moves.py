@@ -43,7 +43,9 @@ class Mover:
         table: Value | None = None,
         view: tuple[Sequence[int], int] | None = None,
     ) -> None:
-        """Copy `source` to `out` at index `into`; `view` = (strides, offset) reads the source otherwise than it lies."""
+        """Copy `source` to `out` at index `into`; `view` = (strides, offset) reads the source otherwise than it
+        lies.
+        """
         in_strides, in_offset = view if view is not None else (source.strides, 0)
         shape = source.shape if view is None and into is not None else out.shape
         axes = [a for a in out.order if shape[a] > 1] or [0]
@@ -94,7 +96,15 @@ def _merged(box: Box) -> Box:
     if len(dims) == 1:
         dims, ins, outs = [1, *dims], [0, *ins], [0, *outs]
     return Box(
-        box.dtype, tuple(dims), tuple(ins), tuple(outs), box.in_size, box.out_size, box.in_offset, box.out_offset, box.table
+        box.dtype,
+        tuple(dims),
+        tuple(ins),
+        tuple(outs),
+        box.in_size,
+        box.out_size,
+        box.in_offset,
+        box.out_offset,
+        box.table,
     )
 
 
@@ -203,7 +213,7 @@ def _pad(mover: Mover, node: Node, value: Value, fill: np.ndarray) -> dict[str, 
         raise node.unsupported(f"padding mode {mode}")
     for axis in range(rank):
         if before[axis] or after[axis]:
-            index = np.pad(np.arange(value.shape[axis]), (before[axis], after[axis]), mode=mode)
+            index = np.pad(np.arange(value.shape[axis]), (before[axis], after[axis]), mode=mode)  # type: ignore[call-overload]
             value = mover.gather(f"{name}:{axis}", value, axis, index)
     return {name: value}
 
@@ -244,9 +254,7 @@ def _space_to_depth(mover: Mover, node: Node, value: Value, _: np.ndarray) -> di
     return _shuffle(mover, node, value, (n, c, h // block, block, w // block, block), (0, 3, 5, 1, 2, 4))
 
 
-def _shuffle(
-    mover: Mover, node: Node, value: Value, shape: tuple[int, ...], perm: tuple[int, ...]
-) -> dict[str, Value]:
+def _shuffle(mover: Mover, node: Node, value: Value, shape: tuple[int, ...], perm: tuple[int, ...]) -> dict[str, Value]:
     """Reshape, transpose, reshape, with one copy."""
     value = mover.ordered(value, row_major(len(value.shape)), node.name).seen(shape, row_major(len(shape)))
     place = {old: new for new, old in enumerate(perm)}
@@ -304,7 +312,7 @@ def _nearest_index(node: Node, size: int, count: int, scale: float) -> np.ndarra
         index = np.floor(x + 0.5)
     else:
         index = np.ceil(x - 0.5)
-    return np.clip(index, 0, size - 1).astype(np.int32)
+    return np.asarray(np.clip(index, 0, size - 1).astype(np.int32))
 
 
 _MOVES: dict[str, Callable[[Mover, Node, Value, np.ndarray], dict[str, Value]]] = {

@@ -1,4 +1,6 @@
-"""Unary functions between one DequantizeLinear and one QuantizeLinear, as tables of 256 bytes (SPEC section 7, table)."""
+"""Unary functions between one DequantizeLinear and one QuantizeLinear, as tables of 256 bytes (SPEC section 7,
+table).
+"""
 
 import math
 from collections.abc import Callable
@@ -57,9 +59,9 @@ _BINARY: dict[str, Callable[[np.ndarray, np.ndarray], np.ndarray]] = {
     "Sub": lambda a, b: a - b,
     "Mul": lambda a, b: a * b,
     "Div": lambda a, b: a / b,
-    "Pow": lambda a, b: np.power(a, b),
-    "Min": lambda a, b: np.minimum(a, b),
-    "Max": lambda a, b: np.maximum(a, b),
+    "Pow": np.power,
+    "Min": np.minimum,
+    "Max": np.maximum,
 }
 
 
@@ -116,11 +118,11 @@ def _apply(node: Node, args: list[np.ndarray | None]) -> np.ndarray:
     if node.op == "Clip":
         low = args[1] if len(args) > 1 and args[1] is not None else -np.inf
         high = args[2] if len(args) > 2 and args[2] is not None else np.inf
-        return np.minimum(np.maximum(first, low), high)
+        return np.asarray(np.minimum(np.maximum(first, low), high))
     if node.op in _UNARY:
         return np.asarray(_UNARY[node.op](node, first))
     result = first
     for other in args[1:]:
         assert other is not None
         result = _BINARY[node.op](result, other)
-    return np.broadcast_to(result, (256,)) if np.ndim(result) == 0 else result
+    return np.asarray(np.broadcast_to(result, (256,)) if np.ndim(result) == 0 else result)

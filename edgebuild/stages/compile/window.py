@@ -21,14 +21,23 @@ class Window:
     def counts(self, size: tuple[int, int], out: tuple[int, int]) -> np.ndarray:
         """How many positions of the window count in an average, float64 [out rows, out columns]."""
         rows, columns = (
-            _count(size[i], out[i], self.kernel[i], self.stride[i], self.dilation[i], self.before[i], self.after[i], self.include_pad)
+            _count(
+                size[i],
+                out[i],
+                self.kernel[i],
+                self.stride[i],
+                self.dilation[i],
+                self.before[i],
+                self.after[i],
+                self.include_pad,
+            )
             for i in (0, 1)
         )
         return np.outer(rows, columns).astype(np.float64)
 
 
 def _count(
-    size: int, out: int, kernel: int, stride: int, dilation: int, before: int, after: int, include_pad: bool  # noqa: FBT001
+    size: int, out: int, kernel: int, stride: int, dilation: int, before: int, after: int, include_pad: bool
 ) -> np.ndarray:
     taps = np.arange(out)[:, None] * stride - before + np.arange(kernel) * dilation
     low, high = (-before, size + after) if include_pad else (0, size)
