@@ -78,6 +78,14 @@ class Body:
     begin: Expr
     end: Expr
 
+    def rolled(self, count: int) -> Expr:
+        """`count`, in a way that LLVM cannot see: a loop up to it stays a loop.
+
+        Loops with small constant bounds are unrolled and then vectorized across statements, which takes LLVM seconds and
+        gains nothing where a loop moves single elements.
+        """
+        return count + (self.begin >> 31)
+
 
 def kernel(
     args: Sequence[tuple[str, str, int]], body: Callable[[Body], None], *, scratch: tuple[str, int] = ("uint8", 1)

@@ -206,7 +206,7 @@ class _ConvBody:
 
     def emit(self, body: Body) -> None:
         self.x, self.w, self.bias, self.scale, self.quant, self.y = body.buffers
-        self.packed = body.scratch
+        self.packed, self.rolled = body.scratch, body.rolled
         splits = max(self.block.splits, self.conv.groups)
         with loop(body.begin, body.end) as unit:
             first = T.bind(T.min(unit // splits * self.block.rows, self.conv.pixels - self.block.rows))
@@ -231,13 +231,13 @@ class _ConvBody:
 
     def _pack(self, first: Expr, group: Expr) -> None:
         conv, row_size = self.conv, self.plan.steps * self.isa.group
-        with loop(0, self.block.rows) as i:
+        with loop(0, self.rolled(self.block.rows)) as i:
             pixel = T.bind(first + i)
             column = T.bind(pixel % conv.out_width)
             line = T.bind(pixel // conv.out_width % conv.out_height)
             image = pixel // (conv.out_width * conv.out_height) if conv.batch > 1 else 0
             x0 = T.bind(column * conv.stride[1] - conv.pad[1])
-            with loop(0, conv.kernel[0]) as kh:
+            with loop(0, self.rolled(conv.kernel[0])) as kh:
                 y0 = T.bind(line * conv.stride[0] - conv.pad[0] + kh * conv.dilation[0])
                 source = T.bind(
                     ((image * conv.height + y0) * conv.width + x0) * conv.channels + group * conv.group_channels
@@ -280,7 +280,7 @@ class _ConvBody:
     def _taps(self, source: Expr, target: Expr, y0: Expr, x0: Expr, *, checked: bool) -> None:
         conv = self.conv
         size = conv.group_channels
-        with loop(0, conv.kernel[1]) as kw:
+        with loop(0, self.rolled(conv.kernel[1])) as kw:
             column = x0 + kw * conv.dilation[1]
             tap = source + kw * (conv.dilation[1] * conv.channels)
             place = target + kw * size
@@ -307,43 +307,45 @@ class _ConvBody:
         return cast(self.isa.packed, value, lanes)
 
     def _tile(self, first: Expr, group: Expr, vector: Expr, vectors: int) -> None:
+        """Indices are sums with the constant part last: then every address of a step is one register plus a constant."""
         isa, steps, rows = self.isa, self.plan.steps, self.block.rows
-        base = T.bind(group * self.plan.vectors + vector)
+        base = T.bind((group * self.plan.vectors + vector) * isa.lanes)
         acc = [cells(vectors, "int32", isa.lanes) for _ in range(rows)]
-        for row in acc:
-            for j, sum_ in enumerate(row):
-                sum_.set(self.bias.load((base + j) * isa.lanes, isa.lanes))
-        width = isa.lanes * isa.group
+        for j in range(vectors):
+            bias = T.bind(self.bias.load(base + j * isa.lanes, isa.lanes))
+            for row in acc:
+                row[j].set(bias)
+        size, width = steps * isa.group, isa.lanes * isa.group
+        weights_base = T.bind(base * size)
+        source, start = (self.x, T.bind(first * size)) if self.plan.direct else (self.packed, 0)
         with loop(0, steps) as k:
-            weights = [T.bind(self.w.load(((base + j) * steps + k) * width, width)) for j in range(vectors)]
+            tap = T.bind(weights_base + k * width)
+            weights = [T.bind(self.w.load(tap + j * (steps * width), width)) for j in range(vectors)]
+            column = T.bind(start + k * isa.group)
             for i, row in enumerate(acc):
-                activation = self._activation(first, i, k)
+                activation = self._activation(source, column + i * size)
                 for sum_, w in zip(row, weights, strict=True):
                     sum_.set(isa.dot(sum_.get(), activation, w))
         self._store(acc, first, group, vector, base)
 
-    def _activation(self, first: Expr, row: int, k: Expr) -> Expr:
-        isa, size = self.isa, self.plan.steps * self.isa.group
-        source, start = (self.x, (first + row) * size) if self.plan.direct else (self.packed, row * size)
-        value = source.load(start + k * isa.group, isa.group)
-        return T.bind(value if isa.group == 1 else bits(group_scalar(isa), value))
+    def _activation(self, source: Flat, place: Expr) -> Expr:
+        group = self.isa.group
+        value = source.load(place, group)
+        return value if group == 1 else bits(group_scalar(self.isa), value)
 
     def _store(self, acc: list[list[Cell]], first: Expr, group: Expr, vector: Expr, base: Expr) -> None:
         isa, conv = self.isa, self.conv
-        lo = splat(bits("float32", self.quant.load(0)), isa.lanes)
-        hi = splat(bits("float32", self.quant.load(1)), isa.lanes)
-        zero = splat(self.quant.load(2), isa.lanes)
+        lo = T.bind(splat(bits("float32", self.quant.load(0)), isa.lanes))
+        hi = T.bind(splat(bits("float32", self.quant.load(1)), isa.lanes))
+        zero = T.bind(splat(self.quant.load(2), isa.lanes))
+        count = min(isa.lanes, conv.group_outputs)
         for j in range(len(acc[0])):
-            scale = T.bind(self.scale.load((base + j) * isa.lanes, isa.lanes))
-            channel = (
-                T.max(0, T.min((vector + j) * isa.lanes, conv.group_outputs - isa.lanes)) + group * conv.group_outputs
-            )
+            scale = T.bind(self.scale.load(base + j * isa.lanes, isa.lanes))
+            channel = T.max(0, T.min((vector + j) * isa.lanes, conv.group_outputs - isa.lanes))
+            place = T.bind(first * conv.out_channels + group * conv.group_outputs + channel)
             for i, row in enumerate(acc):
-                value = requantize(row[j].get(), scale, lo, hi, zero, isa.lanes)
-                place = (first + i) * conv.out_channels + channel
-                store_prefix(
-                    self.y, place, cast("uint8", value, isa.lanes), isa.lanes, min(isa.lanes, conv.group_outputs)
-                )
+                value = cast("uint8", requantize(row[j].get(), scale, lo, hi, zero, isa.lanes), isa.lanes)
+                store_prefix(self.y, place + i * conv.out_channels, value, isa.lanes, count)
 
 
 def store_prefix(buffer: Flat, index: Expr, value: Expr, lanes: int, count: int) -> None:

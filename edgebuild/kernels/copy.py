@@ -66,7 +66,7 @@ def box_kernel(box: Box, _isa: Isa) -> Kernel:
         with loop(body.begin, body.end) as unit:
             source = box.in_offset + unit * box.in_strides[0]
             target = box.out_offset + unit * box.out_strides[0]
-            _box_loops(box, 1, x, source, y, target, convert)
+            _box_loops(body, box, 1, x, source, y, target, convert)
 
     units = box.dims[0]
     inner = max(1, _product(box.dims[1:]))
@@ -80,7 +80,7 @@ def _product(values: tuple[int, ...]) -> int:
     return result
 
 
-def _box_loops(box: Box, axis: int, x: Flat, source: Expr, y: Flat, target: Expr, convert: Convert) -> None:
+def _box_loops(body: Body, box: Box, axis: int, x: Flat, source: Expr, y: Flat, target: Expr, convert: Convert) -> None:
     if axis == len(box.dims):
         y.store(target, convert(x.load(source), 1))
         return
@@ -88,9 +88,9 @@ def _box_loops(box: Box, axis: int, x: Flat, source: Expr, y: Flat, target: Expr
     if contiguous and not box.table:
         copy_run(x, source, y, target, box.dims[axis], convert)
         return
-    with loop(0, box.dims[axis]) as i:
+    with loop(0, body.rolled(box.dims[axis])) as i:
         step_in, step_out = source + i * box.in_strides[axis], target + i * box.out_strides[axis]
-        _box_loops(box, axis + 1, x, step_in, y, step_out, convert)
+        _box_loops(body, box, axis + 1, x, step_in, y, step_out, convert)
 
 
 @dataclass(frozen=True)

@@ -85,14 +85,15 @@ class _DepthwiseBody:
             cell.set(start)
         with loop(0, conv.kernel[0]) as kh:
             y = T.bind(line * conv.stride[0] - conv.pad[0] + kh * conv.dilation[0])
-            source = T.bind((image * conv.height + y) * conv.width)
-            weights = [
-                T.bind(self.w.load((kh * conv.kernel[1] + kw) * conv.channels + channel, lanes))
-                for kw in range(conv.kernel[1])
-            ]
+            source = T.bind(
+                ((image * conv.height + y) * conv.width + first * conv.stride[1] - conv.pad[1]) * conv.channels
+                + channel
+            )
+            tap = T.bind(kh * (conv.kernel[1] * conv.channels) + channel)
+            weights = [T.bind(self.w.load(tap + kw * conv.channels, lanes)) for kw in range(conv.kernel[1])]
 
             def inside(source: Expr = source, weights: list[Expr] = weights) -> None:
-                self._line(acc, source, first, channel, weights, checked=checked)
+                self._line(acc, source, first, weights, checked=checked)
 
             def outside(weights: list[Expr] = weights) -> None:
                 padding = splat(cast("uint8", self.quant.load(3)), lanes)
@@ -103,27 +104,25 @@ class _DepthwiseBody:
             either(T.And(y >= 0, y < conv.height), inside, outside)
         self._store(acc, (unit * conv.out_width + first) * conv.channels + channel, channel)
 
-    def _line(
-        self, acc: list[Cell], source: Expr, first: Expr, channel: Expr, weights: list[Expr], *, checked: bool
-    ) -> None:
+    def _line(self, acc: list[Cell], source: Expr, first: Expr, weights: list[Expr], *, checked: bool) -> None:
         conv, lanes = self.conv, self.lanes
         for i, cell in enumerate(acc):
             for kw, w in enumerate(weights):
-                column = (first + i) * conv.stride[1] - conv.pad[1] + kw * conv.dilation[1]
-                if not checked:
-                    x = self.x.load((source + column) * conv.channels + channel, lanes)
-                    cell.set(cell.get() + self.isa.product(x, w, lanes))
-                    continue
+                step = i * conv.stride[1] + kw * conv.dilation[1]
 
-                def inside(column: Expr = column, w: Expr = w, cell: Cell = cell) -> None:
-                    x = self.x.load((source + column) * conv.channels + channel, lanes)
+                def inside(step: int = step, w: Expr = w, cell: Cell = cell) -> None:
+                    x = self.x.load(source + step * conv.channels, lanes)
                     cell.set(cell.get() + self.isa.product(x, w, lanes))
 
                 def outside(w: Expr = w, cell: Cell = cell) -> None:
                     padding = splat(cast("uint8", self.quant.load(3)), lanes)
                     cell.set(cell.get() + self.isa.product(padding, w, lanes))
 
-                either(T.And(column >= 0, column < conv.width), inside, outside)
+                if checked:
+                    column = first * conv.stride[1] - conv.pad[1] + step
+                    either(T.And(column >= 0, column < conv.width), inside, outside)
+                else:
+                    inside()
 
     def _store(self, acc: list[Cell], place: Expr, channel: Expr) -> None:
         lanes = self.lanes

@@ -134,8 +134,10 @@ def evaluate(tree: Tree, loads: Sequence[Expr], lanes: int) -> Expr:
     if tree[0] == "load":
         return loads[tree[1]]
     operator, dtype, *children = tree
-    values = [T.bind(evaluate(c, loads, lanes)) for c in children]
     types = [_dtype(c) for c in children]
+    values = [evaluate(c, loads, lanes) for c in children]
+    # TVM's range analysis cannot bind a vector of bool
+    values = [v if t == "bool" else T.bind(v) for v, t in zip(values, types, strict=True)]
     return _OPERATORS[operator](_Context(dtype, types, lanes), *values)
 
 
@@ -198,8 +200,9 @@ def exponential(a: Expr, lanes: int) -> Expr:
     for coefficient in _EXP:
         p = T.bind(product(p, r) + number(coefficient))
     p = (product(p, product(r, r)) + r) + number(1.0)
-    exponent = bits("int32", shifted, lanes) - splat(T.int32(ROUND_BITS - 127), lanes)
-    power = bits("float32", exponent << splat(T.int32(23), lanes), lanes)
+    # the magic number's bits leave at the top; unsigned, so that nothing here counts as overflow
+    exponent = (bits("uint32", shifted, lanes) << splat(T.uint32(23), lanes)) + splat(T.uint32(127 << 23), lanes)
+    power = bits("float32", exponent, lanes)
     return fence(p * power, lanes)
 
 
@@ -282,16 +285,16 @@ def reduce_kernel(spec: Reduce, isa: Isa) -> Kernel:
             source = T.bind(_index(line, [s for s, _ in outer], [t for _, t in outer]) + place * inner[1])
             target = line * inner[0] + place
             if spec.kind == "argmax":
-                _argmax(spec, x, source, y, target)
+                _argmax(spec, body, x, source, y, target)
             else:
-                _fold(spec, x, source, y, target, lanes)
+                _fold(spec, body, x, source, y, target, lanes)
 
     units = lines * steps
     work = _product([n for n, _ in spec.reduced])
     return Kernel(kernel(args, emit), (spec.dtype, out_dtype), units, max(1, min(units, 16384 // max(work * lanes, 1))))
 
 
-def _fold(spec: Reduce, x: Flat, source: Expr, y: Flat, target: Expr, lanes: int) -> None:
+def _fold(spec: Reduce, body: Body, x: Flat, source: Expr, y: Flat, target: Expr, lanes: int) -> None:
     """The first element starts the sum: 0 + x would lose the sign of a zero."""
     total = cell(spec.dtype, lanes)
     total.set(x.load(source, lanes))
@@ -301,14 +304,14 @@ def _fold(spec: Reduce, x: Flat, source: Expr, y: Flat, target: Expr, lanes: int
         with when(flat > 0):
             total.set(combine(total.get(), x.load(source + offset, lanes)))
 
-    _nest(spec.reduced, 0, 0, element)
+    _nest(body, spec.reduced, 0, 0, element)
     result = total.get()
     if spec.kind == "mean":
         result = result / splat(T.float32(_product([n for n, _ in spec.reduced])), lanes)
     y.store(target, result, lanes)
 
 
-def _argmax(spec: Reduce, x: Flat, source: Expr, y: Flat, target: Expr) -> None:
+def _argmax(spec: Reduce, body: Body, x: Flat, source: Expr, y: Flat, target: Expr) -> None:
     best, where = cell(spec.dtype), cell("int64")
     best.set(x.load(source))
     where.set(T.int64(0))
@@ -319,18 +322,20 @@ def _argmax(spec: Reduce, x: Flat, source: Expr, y: Flat, target: Expr) -> None:
             best.set(value)
             where.set(cast("int64", flat))
 
-    _nest(spec.reduced, 0, 0, element)
+    _nest(body, spec.reduced, 0, 0, element)
     y.store(target, where.get())
 
 
-def _nest(dims: Sequence[tuple[int, int]], offset: Expr, flat: Expr, element: Callable[[Expr, Expr], None]) -> None:
+def _nest(
+    body: Body, dims: Sequence[tuple[int, int]], offset: Expr, flat: Expr, element: Callable[[Expr, Expr], None]
+) -> None:
     """Loops over `dims` in order; `element(offset, row-major index)`."""
     if not dims:
         element(offset, flat)
         return
     size, stride = dims[0]
-    with loop(0, size) as i:
-        _nest(dims[1:], offset + i * stride, flat * size + i, element)
+    with loop(0, body.rolled(size)) as i:
+        _nest(body, dims[1:], offset + i * stride, flat * size + i, element)
 
 
 @dataclass(frozen=True)
@@ -490,7 +495,11 @@ def conv_float_kernel(conv: Any, isa: Isa, *, bias: bool) -> Kernel:
             left = T.bind(pixel % conv.out_width * conv.stride[1] - conv.pad[1])
             total = cell("float32", lanes)
             total.set(splat(T.float32(-0.0), lanes))  # −0 + x is x for every x
-            with loop(0, inputs) as c, loop(0, conv.kernel[0]) as kh, loop(0, conv.kernel[1]) as kw:
+            with (
+                loop(0, body.rolled(inputs)) as c,
+                loop(0, body.rolled(conv.kernel[0])) as kh,
+                loop(0, body.rolled(conv.kernel[1])) as kw,
+            ):
                 row, column = T.bind(top + kh * conv.dilation[0]), T.bind(left + kw * conv.dilation[1])
                 value = cell("float32")
                 source = ((image * conv.height + row) * conv.width + column) * conv.channels + group * inputs + c

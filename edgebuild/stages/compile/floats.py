@@ -241,8 +241,8 @@ class FloatLowering:
     def _resize(self, node: Node) -> Value:
         if node.text("mode", "nearest") != "linear":
             raise node.unsupported(f"mode {node.text('mode', 'nearest')}")
-        if node.attrs.get("exclude_outside", 0) or node.text("keep_aspect_ratio_policy", "stretch") != "stretch":
-            raise node.unsupported("exclude_outside and keep_aspect_ratio_policy")
+        if node.text("keep_aspect_ratio_policy", "stretch") != "stretch":
+            raise node.unsupported("keep_aspect_ratio_policy")
         value, shape = self.value(node.inputs[0]), self.graph.shape(node.outputs[0])
         scales = resize_scales(self.graph, node, value.shape, shape)
         for axis in reversed(range(len(shape))):

@@ -114,7 +114,7 @@ class IntegerLowering:
         node, name = cluster.nodes[0], cluster.quantize.outputs[0]
         quant_x, quant_y = quant_of(self.graph, cluster.sources[0]), self.graph.quant(cluster.quantize)
         integers = _integer_bias(bias, quant_x.scale * w_scale, conv.out_channels)
-        if conv.depth * 255 * 128 + int(np.abs(integers).max(initial=0)) >= 2**31:
+        if 2 * conv.depth * 255 * 128 + int(np.abs(integers).max(initial=0)) >= 2**31:
             raise node.unsupported("the sum could overflow 32 bits")
         with np.errstate(over="ignore"):
             multipliers = (quant_x.scale * w_scale / quant_y.scale).astype(np.float32)
