@@ -1,0 +1,125 @@
+/* edgebuild-run as a library: loads a verified bundle and runs it.
+ *
+ * The caller owns the bytes of bundle and trust file and does all I/O. Nothing here prints, exits, or calls an
+ * allocator after eb_load. Not thread-safe: one caller at a time for each model.
+ */
+#ifndef EDGEBUILD_RUN_H
+#define EDGEBUILD_RUN_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+#define EB_ABI 1u
+#define EB_RANK_MAX 6u
+#define EB_THREADS_MAX 64u
+
+/* Also the exit codes of the program edgebuild-run. */
+typedef enum eb_status {
+  EB_OK = 0,
+  EB_INPUT = 1,       /* an argument or input data is wrong */
+  EB_REFUSED = 2,     /* the bundle, its signature, the trust file or the plan is not acceptable */
+  EB_CHECK = 3,       /* the golden outputs are not reproduced */
+  EB_UNSUPPORTED = 4, /* this machine or this runtime cannot run the bundle */
+  EB_IO = 5,          /* reading or writing failed */
+  EB_MEMORY = 6,      /* not enough memory or threads */
+} eb_status;
+
+/* What was wrong, and what to do about it; both end with NUL, `hint` may be empty. */
+typedef struct eb_error {
+  eb_status status;
+  char message[384];
+  char hint[192];
+} eb_error;
+
+typedef struct eb_bytes {
+  const void *data;
+  size_t size;
+} eb_bytes;
+
+/* The codes of plan.bin (SPEC 5). */
+typedef enum eb_dtype { EB_U8, EB_I8, EB_I32, EB_I64, EB_F32, EB_BOOL, EB_I16 } eb_dtype;
+
+/* An input or output of a model. `data` holds `bytes` bytes in row-major order and stays valid until eb_free. */
+typedef struct eb_tensor {
+  const char *name;
+  eb_dtype dtype;
+  uint32_t rank;
+  uint32_t dim[EB_RANK_MAX];
+  size_t bytes;
+  void *data;
+} eb_tensor;
+
+typedef enum eb_trigger { EB_TRIGGER_NONE, EB_TRIGGER_CAMERA, EB_TRIGGER_TIMER } eb_trigger;
+
+/* What the manifest says (SPEC 2); strings stay valid until eb_free. */
+typedef struct eb_info {
+  const char *name;
+  const char *version;
+  const char *target;
+  const char *function;
+  char signer[17]; /* key id, hexadecimal, as minisign prints it */
+  uint32_t release;
+  uint32_t timeout_ms; /* 0: none */
+  eb_trigger trigger;
+  uint32_t trigger_value; /* camera: frames per second; timer: milliseconds */
+  bool speed_only;
+  uint32_t file_count;
+} eb_info;
+
+/* One operator of the plan. */
+typedef struct eb_op {
+  const char *name;
+  const char *kind;
+  uint64_t macs;
+} eb_op;
+
+typedef struct eb_model eb_model;
+
+/* Verifies `bundle` against the keys of `trust` (SPEC 2, steps 1 to 5), without reading plan, weights or program:
+ * of the model that it makes only eb_model_info, eb_file and eb_free may be used. */
+eb_status eb_verify(eb_bytes bundle, eb_bytes trust, eb_model **model, eb_error *error);
+
+/* Verifies `bundle`, then loads it with `threads` threads (1..EB_THREADS_MAX, the caller's included).
+ * `bundle.data` must be aligned to 64 bytes and stay mapped and unchanged until eb_free: the weights are read in place.
+ */
+eb_status eb_load(eb_bytes bundle, eb_bytes trust, uint32_t threads, eb_model **model, eb_error *error);
+
+const eb_info *eb_model_info(const eb_model *model);
+
+uint32_t eb_input_count(const eb_model *model);
+uint32_t eb_output_count(const eb_model *model);
+
+/* NULL when `index` is out of range. Write an input's data before eb_run, read an output's data after it. */
+const eb_tensor *eb_input(const eb_model *model, uint32_t index);
+const eb_tensor *eb_output(const eb_model *model, uint32_t index);
+
+/* A file of the bundle by its path, e.g. "golden/in-0.npy"; {NULL, 0} when there is none. */
+eb_bytes eb_file(const eb_model *model, const char *path);
+
+/* Runs the model once, in the default floating-point environment. */
+void eb_run(eb_model *model);
+
+/* The same, and adds the time of each operator in nanoseconds to `nanoseconds[eb_op_count]`. */
+void eb_run_profiled(eb_model *model, uint64_t *nanoseconds);
+
+uint32_t eb_op_count(const eb_model *model);
+eb_op eb_op_at(const eb_model *model, uint32_t index);
+
+/* Ends the threads and frees everything that eb_load made. NULL is allowed. */
+void eb_free(eb_model *model);
+
+/* "refused" for EB_REFUSED, and so on. */
+const char *eb_status_name(eb_status status);
+const char *eb_dtype_name(eb_dtype dtype);
+size_t eb_dtype_size(eb_dtype dtype);
+
+#ifdef __cplusplus
+}
+#endif
+
+#endif

@@ -1,0 +1,10 @@
+/* SHA-256's compression function on x86 SHA-NI or ARMv8 SHA2 instructions; call it only where eb_cpu.sha256 is set. */
+#ifndef EB_SHA256_BLOCK_H
+#define EB_SHA256_BLOCK_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+void eb_sha256_blocks(uint32_t state[8], const uint8_t *data, size_t blocks);
+
+#endif

@@ -1,0 +1,90 @@
+"""The build itself: size, reproducibility, dependencies, layers."""
+
+import re
+import shutil
+import time
+from pathlib import Path
+
+import pytest
+
+from edgebuild.core.resources import resource
+from edgebuild.stages import runtime
+from edgebuild.stages.runtime import build_runtime, release_build, runtime_binary
+from tests.runtime.conftest import Machine
+
+TRIPLES = ("x86_64-linux-gnu", "aarch64-linux-gnu")
+SIZE_BUDGET = 400_000
+GLIBC = (2, 28)
+
+# A module may include those of its own layer and of the layers before it (DESIGN, "The runtime").
+LAYERS = (
+    {"edgebuild_run", "status", "arena", "reader", "cpu"},
+    {"crypto", "sha256_block", "sodium_glue"},
+    {"manifest", "minisign"},
+    {"bundle"},
+    {"plan", "program", "pool"},
+    {"engine"},
+    {"stream", "json", "latency"},
+    {"source", "source_npy", "source_ppm", "source_rgb", "source_y4m"},
+    {"check", "options", "runner"},
+    {"main"},
+)
+
+
+@pytest.mark.parametrize("triple", TRIPLES)
+def test_size(triple: str) -> None:
+    size = runtime_binary(triple).stat().st_size
+    print(f"edgebuild-run for {triple}: {size} bytes")  # noqa: T201
+    assert size <= SIZE_BUDGET
+
+
+@pytest.mark.parametrize("triple", TRIPLES)
+def test_needs_no_newer_glibc_and_no_other_library(triple: str) -> None:
+    data = runtime_binary(triple).read_bytes()
+    versions = {tuple(map(int, found.split(b"."))) for found in re.findall(rb"GLIBC_(\d+\.\d+)", data)}
+    assert versions
+    assert max(versions) <= GLIBC
+    libraries = set(re.findall(rb"\0(lib[a-z]+)\.so\.\d", data))
+    assert libraries <= {b"libc", b"libdl", b"libpthread"}
+
+
+def test_version(host: Machine) -> None:
+    done = host.run(b"", "--version", trust=None)
+    assert done.returncode == 0
+    assert re.fullmatch(r"edgebuild-run \d+\.\d+\.\d+ \(ABI 1, \w+\)\n", done.stdout)
+
+
+def test_help_documents_the_exit_codes(host: Machine) -> None:
+    done = host.run(b"", "--help", trust=None)
+    assert done.returncode == 0
+    assert "exit code: 0 success, 1 wrong argument or input, 2 bundle refused" in done.stdout
+
+
+def test_unchanged_sources_are_not_built_again() -> None:
+    runtime_binary(TRIPLES[0])
+    start = time.perf_counter()
+    runtime_binary(TRIPLES[0])
+    assert time.perf_counter() - start < 0.05
+
+
+def test_other_folder_gives_the_same_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    expected = runtime_binary(TRIPLES[1]).read_bytes()
+    sodium = runtime.libsodium_source()
+    copy = tmp_path / "another place"
+    shutil.copytree(resource("runtime-min"), copy / "runtime-min")
+    shutil.copytree(sodium / "src/libsodium", copy / "sodium/src/libsodium")
+    monkeypatch.setattr(runtime, "resource", lambda name: copy / name)
+    monkeypatch.setattr(runtime, "libsodium_source", lambda: copy / "sodium")
+    monkeypatch.setenv("EDGEBUILD_CACHE", str(tmp_path / "cache"))
+    again = build_runtime(release_build(TRIPLES[1])) / "edgebuild-run"
+    assert again.is_relative_to(tmp_path)
+    assert again.read_bytes() == expected
+    assert str(tmp_path).encode() not in expected
+
+
+def test_includes_point_down() -> None:
+    rank = {name: i for i, layer in enumerate(LAYERS) for name in layer}
+    root = resource("runtime-min")
+    for path in [*(root / "src").iterdir(), *(root / "include").iterdir()]:
+        for included in re.findall(r'^#include "([^"]+)\.h"', path.read_text(), re.MULTILINE):
+            assert rank[included] <= rank[path.stem], f"{path.name} includes {included}.h"
