@@ -1,0 +1,261 @@
+"""A recipe: the folder that says which model, which function, which calibration set and what accuracy is acceptable.
+
+    [recipe]
+    name = "digits"              # names the bundle: a-z 0-9 _ -
+    version = "1.0.0"
+    description = "…"
+
+    [model]                      # PyTorch: a function that returns the nn.Module …
+    file = "model.py"
+    factory = "build"
+    args = { classes = 10 }      # … called with these keyword arguments
+    weights = "digits.safetensors"    # optional, relative to the folder; `--weights FILE` overrides it
+    train = "train"              # optional: a function train(seed) of `file` that returns the trained nn.Module
+    seed = 0
+    # or an ONNX file instead: onnx = "model.onnx"
+
+    [function]                   # the handler; absent for an ONNX file
+    file = "function.py"
+    name = "classify"
+
+    [calibration]
+    set = "digits"               # a folder of images, an .npz file, a folder with set.toml, or a set of edgebuild's
+    samples = 64
+    observer = "minmax"          # or "percentile"
+    percentile = 99.99
+
+    [accept]                     # optional: what INT8 may cost
+    metric = "top1"
+    data = "test"                # the set's held-out part
+    max_drop = 0.5               # percentage points
+
+Loading a recipe imports none of its code.
+"""
+
+import ast
+import dataclasses
+import importlib.machinery
+import sys
+import sysconfig
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Literal
+
+from edgebuild.core import digest
+from edgebuild.core.errors import ModelError, RecipeError
+from edgebuild.core.manifest import is_name, is_version
+from edgebuild.core.toml import read
+
+RECIPE_FILE = "recipe.toml"
+LOCK_FILE = "recipe.lock"
+_WRITTEN_BY_BUILDS = (".ebundle", ".edelta", ".report.json")
+_MAX_SAMPLES = 1_000_000
+
+
+@dataclasses.dataclass(frozen=True)
+class Identity:
+    """`[recipe]`."""
+
+    name: str
+    version: str = "1.0.0"
+    description: str = ""
+
+    def __post_init__(self) -> None:
+        if not is_name(self.name):
+            raise ValueError(f"name: {self.name!r} must be 1 to 64 of a-z 0-9 _ -, the first a letter or digit")
+        if not is_version(self.version):
+            raise ValueError(
+                f"version: {self.version!r} must be 1 to 32 of letters, digits and . + ~ -, the first a letter or digit"
+            )
+
+
+@dataclasses.dataclass(frozen=True)
+class Model:
+    """`[model]`: a PyTorch factory or an ONNX file."""
+
+    file: str = "model.py"
+    factory: str = "build"
+    args: dict[str, Any] = dataclasses.field(default_factory=dict)
+    weights: str | None = None
+    train: str | None = None
+    seed: int = 0
+    onnx: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.weights and self.train:
+            raise ValueError("train: the weights come from a file already; keep one of 'weights' and 'train'")
+        if self.onnx and (self.weights or self.train):
+            raise ValueError("onnx: an ONNX file holds its weights; remove 'weights' and 'train'")
+
+
+@dataclasses.dataclass(frozen=True)
+class Handler:
+    """`[function]`."""
+
+    name: str
+    file: str = "function.py"
+
+
+@dataclasses.dataclass(frozen=True)
+class Calibration:
+    """`[calibration]`. `set` is resolved by `edgebuild.core.calibration`."""
+
+    set: str | None = None
+    samples: int = 64
+    observer: Literal["minmax", "percentile"] = "minmax"
+    percentile: float = 99.99
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.samples <= _MAX_SAMPLES:
+            raise ValueError(f"samples: {self.samples} is not between 1 and {_MAX_SAMPLES}")
+        if not 50.0 < self.percentile <= 100.0:
+            raise ValueError(f"percentile: {self.percentile} is not above 50 and at most 100")
+
+
+@dataclasses.dataclass(frozen=True)
+class Accept:
+    """`[accept]`: the build fails if INT8 loses more than `max_drop` percentage points of `metric`."""
+
+    max_drop: float
+    metric: Literal["top1"] = "top1"
+    data: Literal["test"] = "test"
+
+    def __post_init__(self) -> None:
+        if not 0.0 <= self.max_drop <= 100.0:
+            raise ValueError(f"max_drop: {self.max_drop} is not between 0 and 100 percentage points")
+
+
+@dataclasses.dataclass(frozen=True)
+class _File:
+    recipe: Identity
+    model: Model = dataclasses.field(default_factory=Model)
+    function: Handler | None = None
+    calibration: Calibration = dataclasses.field(default_factory=Calibration)
+    accept: Accept | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Recipe:
+    """A recipe that was read and checked; nothing of it is imported yet.
+
+    `weights` is the file that is loaded into the model: the command line's, else the recipe's, else None. It may not
+    exist; the ingest stage says so when it needs it.
+    """
+
+    folder: Path
+    identity: Identity
+    model: Model
+    function: Handler | None
+    calibration: Calibration
+    accept: Accept | None
+    weights: Path | None
+
+    @property
+    def name(self) -> str:
+        return self.identity.name
+
+    @property
+    def version(self) -> str:
+        return self.identity.version
+
+    def sources(self) -> dict[str, Path]:
+        """Everything the exported model depends on, by a name that does not depend on where the recipe lies.
+
+        The files of the folder (without hidden ones and what builds write), Python packages outside it that its modules
+        import and that are not installed, and the weights.
+        """
+        found = {
+            str(path.relative_to(self.folder)): path
+            for path in digest.files_below(self.folder)
+            if not _written_by_build(path)
+        }
+        for path in list(found.values()):
+            if path.suffix == ".py":
+                found |= _imported_packages(path, self.folder)
+        if self.weights and self.weights.is_file():
+            found["weights"] = self.weights
+        return dict(sorted(found.items()))
+
+    def digest(self) -> str:
+        """Digest of `sources()` and of what the command line overrides."""
+        parts = [part for name, path in self.sources().items() for part in (name, digest.of_file(path))]
+        return digest.of_parts(f"seed {self.model.seed}", *parts)
+
+
+def load_recipe(
+    folder: Path, *, weights: Path | None = None, seed: int | None = None, calibration: Path | None = None
+) -> Recipe:
+    """Reads `folder/recipe.toml`. `weights`, `seed` and `calibration` override it, as the command line's options do.
+
+    Raises RecipeError. Imports no code of the recipe.
+    """
+    path = folder / RECIPE_FILE
+    if not path.is_file():
+        raise RecipeError(
+            f"{folder}: holds no {RECIPE_FILE}", "name a recipe's folder, or make one: edgebuild init NAME"
+        )
+    content = read(path, _File)
+    _check_files(path, content)
+    model = content.model if seed is None else dataclasses.replace(content.model, seed=seed)
+    measured = content.calibration
+    if calibration is not None:
+        measured = dataclasses.replace(measured, set=str(calibration.resolve()))
+    stated = folder / model.weights if model.weights else None
+    return Recipe(folder, content.recipe, model, content.function, measured, content.accept, weights or stated)
+
+
+def _check_files(path: Path, content: _File) -> None:
+    model, function = content.model, content.function
+    if model.onnx is None and function is None:
+        raise RecipeError(f"{path}: missing table [function]", 'name the handler: [function] name = "…"')
+    if model.onnx is not None and function is not None:
+        raise RecipeError(
+            f"{path}: [function] needs a PyTorch model; [model] onnx is compiled as it is", "remove [function]"
+        )
+    stated = {"model.onnx": model.onnx} if model.onnx else {"model.file": model.file}
+    if function is not None:
+        stated["function.file"] = function.file
+    for key, name in stated.items():
+        if not (path.parent / name).is_file():
+            raise RecipeError(f"{path}: {key}: no such file: {path.parent / name}")
+
+
+def _written_by_build(path: Path) -> bool:
+    return path.name == LOCK_FILE or path.name.endswith(_WRITTEN_BY_BUILDS)
+
+
+def _imported_packages(module: Path, folder: Path) -> dict[str, Path]:
+    """Sources of packages that `module` imports from outside `folder`, unless they are installed or edgebuild's."""
+    found: dict[str, Path] = {}
+    for name in _imported_names(module):
+        spec = importlib.machinery.PathFinder.find_spec(name)
+        if spec is None or name == "edgebuild" or (folder / name).exists() or (folder / f"{name}.py").exists():
+            continue
+        if spec.submodule_search_locations:
+            for root in map(Path, spec.submodule_search_locations):
+                if not _installed(root):
+                    found |= {
+                        f"{name}:{path.relative_to(root)}": path
+                        for path in digest.files_below(root)
+                        if path.suffix == ".py"
+                    }
+        elif spec.origin and spec.has_location and not _installed(Path(spec.origin)):
+            found[f"{name}:"] = Path(spec.origin)
+    return found
+
+
+def _imported_names(module: Path) -> Iterator[str]:
+    try:
+        tree = ast.parse(module.read_bytes())
+    except (SyntaxError, ValueError) as reason:
+        raise ModelError(f"{module}: is not valid Python: {reason}") from reason
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from (alias.name.partition(".")[0] for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.level == 0 and node.module:
+            yield node.module.partition(".")[0]
+
+
+def _installed(path: Path) -> bool:
+    roots = {Path(sys.prefix), Path(sys.base_prefix), *map(Path, sysconfig.get_paths().values())}
+    return any(path.resolve().is_relative_to(root.resolve()) for root in roots)
