@@ -1,0 +1,136 @@
+"""Section 7: integer operators on uint8 activations. Accumulators are int32; NCHW.
+
+Sums are formed in float32 or float64 where every partial sum is an integer that the type holds exactly.
+"""
+
+from typing import Any
+
+import numpy as np
+
+from edgebuild.reference.geometry import Window, counts, padded, tap, taps
+from edgebuild.reference.values import Array, Bytes, Params, View
+
+_LARGEST_PRODUCT = 255 * 128
+_INT32: np.dtype[Any] = np.dtype(np.int32)
+
+
+def exact_float(terms: int) -> np.dtype[Any]:
+    """The narrowest float type that sums `terms` products of a byte and a weight without rounding."""
+    return np.dtype(np.float32 if terms * _LARGEST_PRODUCT < 1 << 24 else np.float64)
+
+
+def quantized(value: float, params: Params) -> float:
+    """Q(v) = rne(v / s) + z in float64; infinities stay."""
+    return float(np.rint(value / params.s)) + params.zero_point if np.isfinite(value) else value
+
+
+def requantize(acc: Array, m: Array, params: Params, low: float, high: float) -> Bytes:
+    """Requantize(acc, m, z, lo, hi) with the activation clip [low, high]; `m` (float32) broadcasts against `acc`."""
+    z = params.zero_point
+    lo = np.float32(min(max(0.0, quantized(low, params)), 255.0) - z)
+    hi = np.float32(max(min(255.0, quantized(high, params)), 0.0) - z)
+    scaled = acc.astype(np.float32) * m.astype(np.float32)
+    return (np.rint(np.minimum(np.maximum(scaled, lo), hi)) + z).astype(np.uint8)
+
+
+def quantize(x: Array, params: Params) -> Bytes:
+    """QuantizeLinear of float32 values."""
+    q = np.rint(x.astype(np.float32) / params.scale) + np.float32(params.zero_point)
+    return np.asarray(np.minimum(np.maximum(q, 0), 255), np.uint8)
+
+
+def weight_multiplier(x: Params, weight_scale: Array, y: Params) -> Array:
+    """m[c] = f32(s_x·s_w[c]/s_y)."""
+    return (x.s * weight_scale.astype(np.float64) / y.s).astype(np.float32)
+
+
+def conv(x: View, weight: Array, w: Window, group: int) -> Array:
+    """Σ (x - z_x)·w over the window: x [N, C, H, W], weight int8 [M, C/group, kh, kw] → int32 [N, M, oh, ow]."""
+    kind = exact_float(int(np.prod(weight.shape[1:])))
+    centred = padded(_centred(x, kind), w, 0)
+    sums = _depthwise(centred, weight, w, group) if weight.shape[1] == 1 else _dense(centred, weight, w, group)
+    return sums.astype(np.int32)
+
+
+def _depthwise(x: Array, weight: Array, w: Window, group: int) -> Array:
+    repeat = weight.shape[0] // group
+    if repeat > 1:
+        x = np.repeat(x, repeat, axis=1)
+    sums: Array = np.zeros((x.shape[0], weight.shape[0], *w.output), x.dtype)
+    spatial = (1,) * len(w.output)
+    columns = weight.reshape(len(weight), -1).astype(x.dtype)
+    for t, position in enumerate(taps(w)):
+        sums += tap(x, w, position) * columns[:, t].reshape(-1, *spatial)
+    return sums
+
+
+def _dense(x: Array, weight: Array, w: Window, group: int) -> Array:
+    batch, outputs = x.shape[0], weight.shape[0]
+    columns = np.stack([tap(x, w, p) for p in taps(w)], axis=2)
+    columns = columns.reshape(batch, group, -1, int(np.prod(w.output)))
+    matrix = weight.reshape(group, outputs // group, -1).astype(x.dtype)
+    return np.asarray(np.matmul(matrix[None], columns)).reshape(batch, outputs, *w.output)
+
+
+def matmul(x: View, weight: Array) -> Array:
+    """Σ_k (x[…, k] - z_x)·w[k, n]: int32 […, N]."""
+    kind = exact_float(weight.shape[0])
+    return np.asarray(_centred(x, kind) @ weight.astype(kind), np.int32)
+
+
+def bias(values: Array, x: Params, weight_scale: Array) -> Array:
+    """A float bias in the accumulator's units: rne(b / (s_x·s_w[c]))."""
+    return np.rint(values.astype(np.float64) / (x.s * weight_scale.astype(np.float64))).astype(np.int32)
+
+
+def add(a: View, b: View, y: Params, low: float, high: float) -> Bytes:
+    """Residual add of two scales."""
+    r_a, r_b = a.params.s / y.s, b.params.s / y.s
+    k = 20
+    while np.rint(max(r_a, r_b) * 2.0**k) > 1 << 14:
+        k -= 1
+    factors = [np.int32(np.rint(r * 2.0**k)) for r in (r_a, r_b)]
+    acc: Array = factors[0] * _centred(a) + factors[1] * _centred(b)
+    return requantize(acc, np.asarray(2.0**-k), y, low, high)
+
+
+def mul(a: View, b: View, y: Params, low: float, high: float) -> Bytes:
+    """Product of two tensors, with broadcasting."""
+    m = np.float32(a.params.s * b.params.s / y.s)
+    return requantize(_centred(a) * _centred(b), np.asarray(m), y, low, high)
+
+
+def _centred(x: View, kind: np.dtype[Any] = _INT32) -> Array:
+    """The values x - z_x as `kind`."""
+    return np.asarray(x.q.astype(kind) - kind.type(x.params.zero_point))
+
+
+def average_pool(x: View, w: Window, y: Params, low: float, high: float, *, include_pad: bool) -> Bytes:
+    """Average over windows; padding adds 0 and counts only with `include_pad`."""
+    centred = padded(_centred(x), w, 0)
+    acc: Array = np.zeros((*x.q.shape[:2], *w.output), np.int32)
+    for position in taps(w):
+        acc = acc + tap(centred, w, position)
+    n = counts(w, x.q.shape[2:], include_pad=include_pad)
+    return requantize(acc, _mean_multiplier(x.params, y, n), y, low, high)
+
+
+def mean(x: View, axes: tuple[int, ...], y: Params, low: float, high: float, *, keepdims: bool) -> Bytes:
+    """Average over whole axes."""
+    acc: Array = np.asarray(np.sum(_centred(x), axis=axes, keepdims=keepdims, dtype=np.int32))
+    n = np.asarray(int(np.prod([x.q.shape[a] for a in axes])))
+    return requantize(acc, _mean_multiplier(x.params, y, n), y, low, high)
+
+
+def _mean_multiplier(x: Params, y: Params, n: Array) -> Array:
+    return (x.s / (y.s * n.astype(np.float64))).astype(np.float32)
+
+
+def max_pool(x: Array, w: Window) -> Array:
+    """The largest value of each window; padding never wins. Any dtype."""
+    lowest = -np.inf if x.dtype.kind == "f" else np.iinfo(x.dtype).min
+    image = padded(x, w, lowest)
+    best = tap(image, w, (0,) * len(w.kernel))
+    for position in taps(w)[1:]:
+        best = np.maximum(best, tap(image, w, position))
+    return np.ascontiguousarray(best)

@@ -1,0 +1,388 @@
+"""Evaluates a QDQ graph by SPEC sections 7 to 9."""
+
+from collections import Counter
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from edgebuild.core.errors import ModelError
+from edgebuild.reference import float32, integer
+from edgebuild.reference.geometry import window
+from edgebuild.reference.model import Model, Node, read
+from edgebuild.reference.moves import is_move, move, pad
+from edgebuild.reference.tables import BINARY, UNARY, table
+from edgebuild.reference.values import Array, Bytes, Chain, Dense, Function, Params, Pending, Value, View, Weight
+
+if TYPE_CHECKING:
+    import onnx
+
+Inputs = list[Value | None]
+Fallback = Callable[[], Array]
+_FLOAT_ONLY = (Dense, Weight)
+
+
+class Interpreter:
+    """Runs one model on one set of inputs at a time.
+
+    `run` takes one array per graph input (dtype and shape as declared) and returns one per graph output.
+    Raises ModelError for an operator that the SPEC does not define and for inputs that do not fit.
+    """
+
+    def __init__(self, model: "onnx.ModelProto") -> None:
+        self._model: Model = read(model)
+        values: dict[str, Value] = {name: Dense(array) for name, array in self._model.constants.items()}
+        self._nodes = []
+        for node in self._model.nodes:
+            if node.inputs and all(not name or name in values for name in node.inputs):
+                values.update(_evaluate(node, values))
+            elif node.op == "Constant":
+                values[node.outputs[0]] = Dense(_constant(node))
+            else:
+                self._nodes.append(node)
+        self._constants = values
+        readers = Counter(name for node in self._nodes for name in node.inputs)
+        self._readers = readers + Counter(self._model.outputs)
+
+    def run(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
+        """Outputs by name, in the graph's types."""
+        values: dict[str, Value] = dict(self._constants)
+        values.update(self._checked(inputs))
+        left = Counter(self._readers)
+        for node in self._nodes:
+            values.update(_evaluate(node, values))
+            for name in node.inputs:
+                left[name] -= 1
+                if name in values and left[name] == 0 and name not in self._constants:
+                    del values[name]
+        return {name: values[name].array() for name in self._model.outputs}
+
+    def _checked(self, inputs: Mapping[str, Array]) -> dict[str, Value]:
+        if set(inputs) != set(self._model.inputs):
+            expected, found = ", ".join(self._model.inputs), ", ".join(inputs)
+            raise ModelError(f"inputs are {found}; the model has {expected}", "give one array for each input")
+        for name, (dtype, shape) in self._model.inputs.items():
+            array = inputs[name]
+            if array.dtype != dtype or array.shape != shape:
+                found = f"{array.dtype} {list(array.shape)}"
+                raise ModelError(f"input {name!r} is {found}; the model has {dtype} {list(shape)}", "convert the array")
+        return {name: Dense(np.asarray(array)) for name, array in inputs.items()}
+
+
+def _constant(node: Node) -> Array:
+    for key, dtype in (
+        ("value_float", np.float32),
+        ("value_floats", np.float32),
+        ("value_int", np.int64),
+        ("value_ints", np.int64),
+    ):
+        if key in node.attributes:
+            return np.asarray(node.attributes[key], dtype)
+    if "value" not in node.attributes:
+        raise ModelError(f"Constant ({node.name!r}) has a value that is not a tensor", "export the model again")
+    return np.asarray(node.attributes["value"])
+
+
+def _evaluate(node: Node, values: Mapping[str, Value]) -> dict[str, Value]:
+    inputs: Inputs = [values[name] if name else None for name in node.inputs]
+    if node.op == "QuantizeLinear":
+        return {node.outputs[0]: Dense(_quantize(node, inputs))}
+    if node.op == "DequantizeLinear":
+        return {node.outputs[0]: _dequantize(node, inputs)}
+    outputs = _quantized(node, inputs)
+    if outputs is None:
+        outputs = [Dense(array) for array in _float(node, inputs)]
+    return dict(zip(node.outputs, outputs, strict=False))
+
+
+def _float(node: Node, inputs: Inputs) -> list[Array]:
+    return float32.run(node, [None if v is None else v.array() for v in inputs])
+
+
+def _parameters(node: Node, inputs: Inputs) -> tuple[Array, Array]:
+    scale = inputs[1] if len(inputs) > 1 else None
+    zero = inputs[2] if len(inputs) > 2 else None
+    if not isinstance(scale, Dense) or not (zero is None or isinstance(zero, Dense)):
+        raise ModelError(f"{node.op} ({node.name!r}): scale and zero point are not constants", "quantize statically")
+    default = np.zeros(scale.data.shape, np.uint8)
+    return scale.data, default if zero is None else zero.data
+
+
+def _activation_params(node: Node, scale: Array, zero: Array) -> Params:
+    if zero.dtype != np.uint8 or scale.size != 1 or zero.size != 1:
+        found = f"{zero.dtype}, {scale.size} scale(s)"
+        raise ModelError(
+            f"{node.op} ({node.name!r}): activations are uint8 with one scale, found {found}", "quantize to uint8"
+        )
+    if not np.isfinite(scale).all() or scale.reshape(-1)[0] <= 0:
+        raise ModelError(
+            f"{node.op} ({node.name!r}): the scale {scale.reshape(-1)[0]} is not a positive number", "calibrate again"
+        )
+    return Params(np.float32(scale.reshape(-1)[0]), int(zero.reshape(-1)[0]))
+
+
+def _dequantize(node: Node, inputs: Inputs) -> Value:
+    source = inputs[0]
+    if not isinstance(source, Dense):
+        raise ModelError(f"DequantizeLinear ({node.name!r}) does not read a quantized tensor", "export the model again")
+    scale, zero = _parameters(node, inputs)
+    if source.data.dtype == np.uint8:
+        return View(source.data, _activation_params(node, scale, zero))
+    if source.data.dtype in {np.dtype(np.int8), np.dtype(np.int32)} and not zero.any():
+        return Weight(source.data, scale.astype(np.float32), node.attributes.get("axis", 1))
+    raise ModelError(
+        f"DequantizeLinear ({node.name!r}): {source.data.dtype} with this zero point is not supported",
+        "activations are uint8; weights are int8 and symmetric",
+    )
+
+
+def _quantize(node: Node, inputs: Inputs) -> Bytes:
+    value = inputs[0]
+    params = _activation_params(node, *_parameters(node, inputs))
+    match value:
+        case View():
+            return value.q if value.params == params else table(lambda x: x, value.params, params)[value.q]
+        case Chain():
+            return table(value.function, value.source.params, params)[value.source.q]
+        case Pending():
+            return value.finish(params, value.low, value.high)
+        case None:
+            raise ModelError(f"QuantizeLinear ({node.name!r}) has no input", "export the model again")
+        case _:
+            return integer.quantize(value.array(), params)
+
+
+def _quantized(node: Node, inputs: Inputs) -> list[Value] | None:
+    """The operator as section 7 sees it, or None where it is a float32 operator of section 8."""
+    data = inputs[0] if inputs else None
+    if data is None or all(v is None or isinstance(v, _FLOAT_ONLY) for v in inputs):
+        return None
+
+    def fallback() -> Array:
+        return _float(node, inputs)[0]
+
+    if isinstance(data, Pending) and node.op in {"Relu", "Clip"}:
+        return _clipped(node, data, inputs, fallback)
+    if node.op in _CLUSTERS and (finish := _CLUSTERS[node.op](node, inputs)):
+        return [Pending(finish, fallback)]
+    if isinstance(data, View) and (moved := _moved(node, data, inputs)) is not None:
+        return [View(q, data.params) for q in moved]
+    return _unary(node, inputs, fallback)
+
+
+def _arrays(inputs: Inputs) -> list[Array | None]:
+    return [v.data if isinstance(v, Dense) else None for v in inputs]
+
+
+def _clipped(node: Node, data: Pending, inputs: Inputs, fallback: Fallback) -> list[Value] | None:
+    if any(v is not None and not isinstance(v, Dense) for v in inputs[1:]):
+        return None
+    low, high = float32.clip_bounds(node, _arrays(inputs))
+    low, high = -np.inf if low is None else low, np.inf if high is None else high
+    # A later clip acts on the earlier clip's bounds as well.
+    bounds = [min(max(bound, low), high) for bound in (data.low, data.high)]
+    return [Pending(data.finish, fallback, *bounds)]
+
+
+def _moved(node: Node, data: View, inputs: Inputs) -> list[Bytes] | None:
+    if node.op in {"MaxPool", "GlobalMaxPool"}:
+        return [float32.max_pool_node(node, data.q)]
+    if any(v is not None and not isinstance(v, Dense) for v in inputs[1:]):
+        return None
+    constants = _arrays(inputs)
+    if is_move(node):
+        return move(node, data.q, constants)
+    if node.op == "Pad":
+        value = constants[2] if len(constants) > 2 and constants[2] is not None else 0.0
+        return [pad(node, data.q, constants, int(np.clip(integer.quantized(float(value), data.params), 0, 255)))]
+    return None
+
+
+def _unary(node: Node, inputs: Inputs, fallback: Fallback) -> list[Value] | None:
+    found = [_function(v) for v in inputs if isinstance(v, View | Chain)]
+    if not found or any(isinstance(v, Pending | Weight) for v in inputs):
+        return None
+    source = found[0][0]
+    if any(not _same(source, other) for other, _ in found[1:]):
+        return None
+    functions = iter([f for _, f in found])
+    arguments = [next(functions) if isinstance(v, View | Chain) else _scalar(v, source) for v in inputs]
+    function = _composed(node, arguments, _arrays(inputs))
+    return None if function is None else [Chain(source, function, fallback)]
+
+
+def _function(value: View | Chain) -> tuple[View, Function]:
+    return (value, lambda x: x) if isinstance(value, View) else (value.source, value.function)
+
+
+def _same(a: View, b: View) -> bool:
+    return a is b or (a.q is b.q and a.params == b.params)
+
+
+def _scalar(value: Value | None, source: View) -> Function | None:
+    """A constant of one element as a function; None when it is absent or would change the shape."""
+    if not isinstance(value, Dense) or value.data.size != 1 or value.data.ndim > source.q.ndim:
+        return None
+    number = float(value.data.reshape(-1)[0])
+    return lambda x: np.full_like(x, number)
+
+
+def _composed(node: Node, arguments: list[Function | None], constants: list[Array | None]) -> Function | None:
+    first = arguments[0]
+    if first is None:
+        return None
+    if node.op in UNARY and len(arguments) == 1:
+        return lambda x: UNARY[node.op](first(x), node.attributes)
+    if node.op == "Clip" and all(a is not None or c is None for a, c in zip(arguments, constants, strict=True)):
+        low, high = float32.clip_bounds(node, constants)
+        bounds = -np.inf if low is None else low, np.inf if high is None else high
+        return lambda x: np.minimum(np.maximum(first(x), bounds[0]), bounds[1])
+    if node.op in BINARY and len(arguments) == 2 and (second := arguments[1]) is not None:
+        return lambda x: BINARY[node.op](first(x), second(x))
+    return None
+
+
+Finish = Callable[[Params, float, float], Bytes]
+Cluster = Callable[[Node, Inputs], Finish | None]
+
+
+def _bias(node: Node, value: Value | None, x: View, weight: Weight) -> Array | None:
+    if value is None:
+        return np.zeros(1, np.int32)
+    if isinstance(value, Weight) and value.q.dtype == np.int32:
+        expected = (x.params.s * weight.scale.astype(np.float64)).astype(np.float32)
+        if not np.allclose(value.scale, expected, rtol=1e-6, atol=0):
+            raise ModelError(
+                f"{node.op} ({node.name!r}): the bias scale is not input scale x weight scale", "quantize again"
+            )
+        return value.q
+    return integer.bias(value.data, x.params, weight.scale) if isinstance(value, Dense) else None
+
+
+def _accumulate(acc: Array, bias: Array, x: View, weight: Weight, shape: tuple[int, ...]) -> Finish:
+    total = acc + bias.reshape(shape)
+
+    def finish(y: Params, low: float, high: float) -> Bytes:
+        m = integer.weight_multiplier(x.params, weight.scale, y)
+        return integer.requantize(total, m.reshape(shape), y, low, high)
+
+    return finish
+
+
+def _weighted(inputs: Inputs) -> tuple[View, Weight] | None:
+    x, weight = inputs[0], inputs[1]
+    if isinstance(x, View) and isinstance(weight, Weight) and weight.q.dtype == np.int8:
+        return x, weight
+    return None
+
+
+def _conv(node: Node, inputs: Inputs) -> Finish | None:
+    found = _weighted(inputs)
+    if found is None or (found[1].axis != 0 and found[1].scale.size > 1):
+        return None
+    x, weight = found
+    bias = _bias(node, inputs[2] if len(inputs) > 2 else None, x, weight)
+    if bias is None:
+        return None
+    q = weight.q
+
+    def finish(y: Params, low: float, high: float) -> Bytes:
+        w = window(node.attributes, q.shape[2:], x.q.shape[2:])
+        acc = integer.conv(x, q, w, node.attributes.get("group", 1))
+        return _accumulate(acc, bias, x, weight, (-1, *(1,) * len(w.output)))(y, low, high)
+
+    return finish
+
+
+def _gemm(node: Node, inputs: Inputs) -> Finish | None:
+    found = _weighted(inputs)
+    a = node.attributes
+    if found is None or a.get("transA", 0) or a.get("alpha", 1.0) != 1.0 or a.get("beta", 1.0) != 1.0:
+        return None
+    x, weight = found
+    transposed = bool(a.get("transB", 0))
+    if weight.scale.size > 1 and weight.axis != (0 if transposed else 1):
+        return None
+    bias = _bias(node, inputs[2] if len(inputs) > 2 else None, x, weight)
+    matrix = weight.q.T if transposed else weight.q
+    if bias is None:
+        return None
+
+    def finish(y: Params, low: float, high: float) -> Bytes:
+        return _accumulate(integer.matmul(x, matrix), bias, x, weight, (-1,))(y, low, high)
+
+    return finish
+
+
+def _matmul(_: Node, inputs: Inputs) -> Finish | None:
+    found = _weighted(inputs)
+    if found is None or found[1].q.ndim != 2 or (found[1].scale.size > 1 and found[1].axis % 2 != 1):
+        return None
+    x, weight = found
+
+    def finish(y: Params, low: float, high: float) -> Bytes:
+        none = np.zeros(1, np.int32)
+        return _accumulate(integer.matmul(x, weight.q), none, x, weight, (-1,))(y, low, high)
+
+    return finish
+
+
+def _two(function: Callable[[View, View, Params, float, float], Bytes]) -> Cluster:
+    def cluster(_: Node, inputs: Inputs) -> Finish | None:
+        a, b = inputs
+        if not isinstance(a, View) or not isinstance(b, View) or _same(a, b):
+            return None
+        return lambda y, low, high: function(a, b, y, low, high)
+
+    return cluster
+
+
+def _average_pool(node: Node, inputs: Inputs) -> Finish | None:
+    x = inputs[0]
+    if not isinstance(x, View):
+        return None
+    whole = node.op == "GlobalAveragePool"
+    image = x.q.shape[2:]
+    w = window({} if whole else node.attributes, image if whole else tuple(node.attributes["kernel_shape"]), image)
+    include = bool(node.attributes.get("count_include_pad", 0))
+    return lambda y, low, high: integer.average_pool(x, w, y, low, high, include_pad=include)
+
+
+def _reduce_mean(node: Node, inputs: Inputs) -> Finish | None:
+    x = inputs[0]
+    if not isinstance(x, View):
+        return None
+    axes = float32.reduced_axes(node, _arrays(inputs), x.q.ndim)
+    keep = bool(node.attributes.get("keepdims", 1))
+    if not axes:
+        return None
+    return lambda y, low, high: integer.mean(x, axes, y, low, high, keepdims=keep)
+
+
+def _concat(node: Node, inputs: Inputs) -> Finish | None:
+    views = [v for v in inputs if isinstance(v, View)]
+    if len(views) != len(inputs):
+        return None
+
+    def finish(y: Params, low: float, high: float) -> Bytes:
+        def clip(x: Array) -> Array:
+            return np.minimum(np.maximum(x, low), high)
+
+        plain = low == -np.inf and high == np.inf
+        parts = [v.q if plain and v.params == y else table(clip, v.params, y)[v.q] for v in views]
+        return np.concatenate(parts, axis=node.attributes["axis"])
+
+    return finish
+
+
+_CLUSTERS: dict[str, Cluster] = {
+    "Add": _two(integer.add),
+    "AveragePool": _average_pool,
+    "Concat": _concat,
+    "Conv": _conv,
+    "Gemm": _gemm,
+    "GlobalAveragePool": _average_pool,
+    "MatMul": _matmul,
+    "Mul": _two(integer.mul),
+    "ReduceMean": _reduce_mean,
+}

@@ -1,0 +1,113 @@
+"""What a tensor of a QDQ graph is while the interpreter walks over it.
+
+Section 9 decides by context whether an operator runs on integers: only when a QuantizeLinear follows. So an operator
+whose inputs are dequantized yields a value that is not computed yet; QuantizeLinear finishes it with integers
+(section 7), any other reader takes `array()`, which runs the float32 operator of section 8.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+Array = npt.NDArray[Any]
+Bytes = npt.NDArray[np.uint8]
+Function = Callable[[Array], Array]
+
+
+@dataclass(frozen=True)
+class Params:
+    """Scale (float32 > 0) and zero point (0..255) of a uint8 tensor: x = s·(q - z)."""
+
+    scale: np.float32
+    zero_point: int
+
+    @property
+    def s(self) -> float:
+        """The scale as formulas use it: float64, converted exactly."""
+        return float(self.scale)
+
+
+class Value(ABC):
+    @abstractmethod
+    def array(self) -> Array:
+        """The tensor in its ONNX type; float32 operators of section 8 run here."""
+
+
+@dataclass(frozen=True, eq=False)
+class Dense(Value):
+    """A plain array."""
+
+    data: Array
+
+    def array(self) -> Array:
+        return self.data
+
+
+@dataclass(frozen=True, eq=False)
+class View(Value):
+    """The result of DequantizeLinear on uint8: bytes and what they mean."""
+
+    q: Bytes
+    params: Params
+
+    def array(self) -> Array:
+        return self._dequantized
+
+    @cached_property
+    def _dequantized(self) -> Array:
+        return (self.q.astype(np.int32) - self.params.zero_point).astype(np.float32) * self.params.scale
+
+
+@dataclass(frozen=True, eq=False)
+class Weight(Value):
+    """The result of DequantizeLinear on an int8 or int32 constant; one scale, or one per index of `axis`."""
+
+    q: Array
+    scale: npt.NDArray[np.float32]
+    axis: int
+
+    def array(self) -> Array:
+        scale = self.scale
+        if scale.size > 1:
+            shape = [1] * self.q.ndim
+            shape[self.axis] = scale.size
+            scale = scale.reshape(shape)
+        return self.q.astype(np.float32) * scale
+
+
+@dataclass(frozen=True, eq=False)
+class Pending(Value):
+    """An integer operator that waits for the output's parameters; `low` and `high` are the activation clip so far."""
+
+    finish: Callable[[Params, float, float], Bytes]
+    fallback: Callable[[], Array]
+    low: float = -np.inf
+    high: float = np.inf
+
+    def array(self) -> Array:
+        return self._float
+
+    @cached_property
+    def _float(self) -> Array:
+        return self.fallback()
+
+
+@dataclass(frozen=True, eq=False)
+class Chain(Value):
+    """A unary function (in float64) of one dequantized tensor; forks that join again stay unary."""
+
+    source: View
+    function: Function
+    fallback: Callable[[], Array]
+
+    def array(self) -> Array:
+        return self._float
+
+    @cached_property
+    def _float(self) -> Array:
+        return self.fallback()
