@@ -1,0 +1,181 @@
+"""A float ONNX graph as the quantizer edits it: nodes in topological order, constants as arrays, indexes by tensor."""
+
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+from onnx import NodeProto, helper, numpy_helper
+
+Array = npt.NDArray[Any]
+
+
+class Graph:
+    """Nodes and constants of one model; edits go through the methods, which keep the indexes right."""
+
+    def __init__(self, model: onnx.ModelProto) -> None:
+        self._model = model
+        self.nodes: list[NodeProto] = [_copy(n) for n in model.graph.node]
+        self.constants: dict[str, Array] = {t.name: numpy_helper.to_array(t) for t in model.graph.initializer}
+        self.inputs = [i.name for i in model.graph.input if i.name not in self.constants]
+        self.outputs = [o.name for o in model.graph.output]
+        self.reindex()
+
+    def reindex(self) -> None:
+        """Brings the indexes up to date after a node was edited in place."""
+        self._producers = {name: node for node in self.nodes for name in node.output if name}
+        self._consumers: dict[str, list[NodeProto]] = {}
+        for node in self.nodes:
+            for name in dict.fromkeys(node.input):
+                self._consumers.setdefault(name, []).append(node)
+
+    def producer(self, name: str) -> NodeProto | None:
+        """The node that writes the tensor; None for inputs and constants."""
+        return self._producers.get(name)
+
+    def consumers(self, name: str) -> list[NodeProto]:
+        """The nodes that read the tensor, each once, in order."""
+        return self._consumers.get(name, [])
+
+    def only_consumer(self, name: str) -> NodeProto | None:
+        """The node that alone reads the tensor, unless the tensor is a graph output too."""
+        readers = self.consumers(name)
+        return readers[0] if len(readers) == 1 and name not in self.outputs else None
+
+    def constant(self, name: str) -> Array | None:
+        """The value of a constant tensor."""
+        return self.constants.get(name)
+
+    def data_inputs(self, node: NodeProto) -> list[str]:
+        """The inputs that are computed at run time."""
+        return [name for name in node.input if name and name not in self.constants]
+
+    def add_constant(self, name: str, value: Array) -> str:
+        """Adds a constant under `name` or, when that is taken, under `name` and the first free number."""
+        free, number = name, 1
+        while free in self.constants or free in self._producers or free in self.inputs:
+            free, number = f"{name}_{number}", number + 1
+        self.constants[free] = value
+        return free
+
+    def replace(self, old: Iterable[NodeProto], new: Iterable[NodeProto]) -> None:
+        """Puts the nodes `new` where the last of `old` stood and removes `old`."""
+        gone = {id(n) for n in old}
+        position = max(i for i, n in enumerate(self.nodes) if id(n) in gone)
+        before = [n for n in self.nodes[: position + 1] if id(n) not in gone]
+        self.nodes = [*before, *new, *self.nodes[position + 1 :]]
+        self.reindex()
+
+    def remove(self, node: NodeProto) -> None:
+        """Removes a node that nothing reads, or whose output became a constant."""
+        self.nodes = [n for n in self.nodes if n is not node]
+        self.reindex()
+
+    def bypass(self, node: NodeProto) -> None:
+        """Removes a node that passes its first input on; its output must not be a graph output."""
+        for reader in self.consumers(node.output[0]):
+            for i, name in enumerate(reader.input):
+                if name == node.output[0]:
+                    reader.input[i] = node.input[0]
+        self.nodes = [n for n in self.nodes if n is not node]
+        self.reindex()
+
+    def to_model(self, extra_outputs: Iterable[str] = ()) -> onnx.ModelProto:
+        """The model with these nodes, the constants that they read, and inferred shapes.
+
+        `extra_outputs` are float32 tensors that become outputs too; they need no shape.
+        """
+        used = {name for node in self.nodes for name in node.input} | set(self.outputs)
+        proto = onnx.ModelProto()
+        proto.CopyFrom(self._model)
+        for field in ("node", "initializer", "value_info"):
+            proto.graph.ClearField(field)
+        proto.graph.node.extend(self.nodes)
+        proto.graph.initializer.extend(
+            numpy_helper.from_array(np.ascontiguousarray(v) if v.ndim else v, n)
+            for n, v in self.constants.items()
+            if n in used
+        )
+        proto = onnx.shape_inference.infer_shapes(proto, data_prop=True)
+        known = set(self.outputs)
+        for name in extra_outputs:
+            if name not in known:
+                proto.graph.output.append(helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, None))
+        return proto
+
+
+class Types:
+    """Element type and shape of every tensor of a model with static shapes."""
+
+    def __init__(self, model: onnx.ModelProto) -> None:
+        self._known: dict[str, tuple[int, tuple[int, ...] | None]] = {}
+        for value in (*model.graph.input, *model.graph.value_info, *model.graph.output):
+            tensor = value.type.tensor_type
+            dims = tuple(d.dim_value if d.HasField("dim_value") else -1 for d in tensor.shape.dim)
+            self._known[value.name] = (tensor.elem_type, dims if tensor.HasField("shape") and -1 not in dims else None)
+        for t in model.graph.initializer:
+            self._known[t.name] = (t.data_type, tuple(t.dims))
+
+    def is_float(self, name: str) -> bool:
+        """Whether the tensor is float32."""
+        return self._known.get(name, (0, None))[0] == onnx.TensorProto.FLOAT
+
+    def same_shape(self, a: str, b: str) -> bool:
+        """Whether both shapes are known and equal."""
+        return self.shape(a) is not None and self.shape(a) == self.shape(b)
+
+    def shape(self, name: str) -> tuple[int, ...] | None:
+        """The static shape, None where inference did not find one."""
+        return self._known.get(name, (0, None))[1]
+
+
+def key(node: NodeProto) -> str:
+    """What a node is known by: its first output."""
+    return str(node.output[0]) if node.output else ""
+
+
+def reach(graph: Graph, start: set[str], *, forward: bool = True) -> set[str]:
+    """Keys of the nodes that lie strictly after (or before) the nodes with keys `start`."""
+    found: set[str] = set()
+    for node in graph.nodes if forward else reversed(graph.nodes):
+        near = [p for t in node.input if (p := graph.producer(t))] if forward else _readers(graph, node)
+        if any(key(n) in start or key(n) in found for n in near):
+            found.add(key(node))
+    return found
+
+
+def _readers(graph: Graph, node: NodeProto) -> list[NodeProto]:
+    return [reader for t in node.output for reader in graph.consumers(t)]
+
+
+def attributes(node: NodeProto) -> dict[str, Any]:
+    """Attributes as Python values."""
+    return {a.name: helper.get_attribute_value(a) for a in node.attribute}
+
+
+def set_attribute(node: NodeProto, name: str, value: Any) -> None:
+    """Sets or replaces one attribute."""
+    kept = [a for a in node.attribute if a.name != name]
+    del node.attribute[:]
+    node.attribute.extend([*kept, helper.make_attribute(name, value)])
+
+
+def optional_input(node: NodeProto, position: int) -> str:
+    """The name of an input, empty when it is absent."""
+    return node.input[position] if position < len(node.input) else ""
+
+
+def integers(graph: Graph, node: NodeProto, position: int, attribute: str) -> list[int] | None:
+    """Integers that newer opsets pass as a constant input, older ones as an attribute; None if absent or computed."""
+    value = graph.constant(optional_input(node, position))
+    if value is not None:
+        return [int(v) for v in value.reshape(-1)]
+    given = attributes(node).get(attribute)
+    return None if given is None else [int(v) for v in given]
+
+
+def _copy(node: NodeProto) -> NodeProto:
+    copy = NodeProto()
+    copy.CopyFrom(node)
+    return copy

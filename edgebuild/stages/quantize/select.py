@@ -1,0 +1,108 @@
+"""Which operators are quantized. It depends on structure, types and shapes, never on values.
+
+* Weighted operators (Conv, Gemm, MatMul with constant weights) are quantized, unless they are preprocessing: a MatMul
+  before the first Conv, or a weight of at most 16 values before any other weighted operator (a colour matrix).
+* Other operators of SPEC section 7 are quantized when their inputs come from quantized operators, and, for unary
+  functions, Mul and Concat, when a weighted operator, an addition or a pooling still follows. What lies before the
+  first weighted operator and after the last one (Softmax, ArgMax, box decoding ...) stays float32.
+"""
+
+from dataclasses import dataclass
+
+from onnx import NodeProto
+
+from edgebuild.stages.quantize.graph import Graph, Types, key, reach
+from edgebuild.stages.quantize.operators import (
+    CLIPS,
+    POOLS,
+    SCALAR_BINARY,
+    UNARY,
+    WEIGHTED,
+    operator_problem,
+    weight_problem,
+)
+
+_ANCHORS = WEIGHTED | POOLS | CLIPS | {"Add", "MaxPool"}
+_NEEDS_ANCHOR = (UNARY - CLIPS) | (SCALAR_BINARY - {"Add"}) | {"Concat"}
+_MIXES = frozenset({"Add", "Concat", "Mul"})
+_SMALL_WEIGHT = 16
+
+
+@dataclass(frozen=True)
+class Selection:
+    """Keys (first outputs) of the quantized nodes, and for the others why they stay float32."""
+
+    quantized: frozenset[str]
+    reasons: dict[str, str]
+
+
+def select(graph: Graph, types: Types) -> Selection:
+    """Decides for every operator of a folded float graph."""
+    reasons: dict[str, str] = {}
+    weighted = _weighted(graph, reasons)
+    after, before = reach(graph, weighted), reach(graph, weighted, forward=False)
+    for node in graph.nodes:
+        if key(node) not in weighted | reasons.keys() and (problem := _problem(graph, types, node, after)):
+            reasons[key(node)] = problem
+    return Selection(frozenset(_grow(graph, weighted, before, reasons)), reasons)
+
+
+def _problem(graph: Graph, types: Types, node: NodeProto, after: set[str]) -> str:
+    if key(node) not in after:
+        return "before the first layer with weights"
+    return operator_problem(graph, types, node)
+
+
+def _weighted(graph: Graph, reasons: dict[str, str]) -> set[str]:
+    weighted = set()
+    for node in graph.nodes:
+        if node.op_type in WEIGHTED:
+            if problem := weight_problem(graph, node):
+                reasons[key(node)] = problem
+            else:
+                weighted.add(key(node))
+    return _without_preprocessing(graph, weighted, reasons)
+
+
+def _without_preprocessing(graph: Graph, weighted: set[str], reasons: dict[str, str]) -> set[str]:
+    nodes = [n for n in graph.nodes if key(n) in weighted]
+    before_conv = reach(graph, {key(n) for n in nodes if n.op_type == "Conv"}, forward=False)
+    small = {
+        key(n)
+        for n in nodes
+        if graph.constants[n.input[1]].size <= _SMALL_WEIGHT or (n.op_type == "MatMul" and key(n) in before_conv)
+    }
+    while early := (weighted & small) - reach(graph, weighted):
+        reasons.update(dict.fromkeys(early, "part of the preprocessing"))
+        weighted = weighted - early
+    return weighted
+
+
+def _grow(graph: Graph, weighted: set[str], before: set[str], reasons: dict[str, str]) -> set[str]:
+    """Adds operators that follow quantized ones, and drops those whose result no quantized operator needs."""
+    while True:
+        quantized = set(weighted)
+        for node in graph.nodes:
+            if key(node) not in reasons and _follows(graph, node, quantized, before):
+                quantized.add(key(node))
+        loose = _loose(graph, quantized)
+        if not loose:
+            return quantized
+        reasons.update(dict.fromkeys(loose, "no quantized operator needs its result"))
+
+
+def _follows(graph: Graph, node: NodeProto, quantized: set[str], before: set[str]) -> bool:
+    producers = [graph.producer(name) for name in graph.data_inputs(node)]
+    fed = [p is not None and key(p) in quantized for p in producers]
+    if node.op_type in _MIXES and len(fed) > 1 and key(node) in before:
+        return any(fed)
+    return all(fed)
+
+
+def _loose(graph: Graph, quantized: set[str]) -> set[str]:
+    anchored: set[str] = set()
+    for node in reversed(graph.nodes):
+        readers = {key(n) for name in node.output for n in graph.consumers(name)}
+        if key(node) in quantized and (node.op_type in _ANCHORS or readers & anchored):
+            anchored.add(key(node))
+    return {key(n) for n in graph.nodes if key(n) in quantized - anchored and n.op_type in _NEEDS_ANCHOR}
