@@ -1,0 +1,481 @@
+"""Small QDQ graphs, one for every way that the compiler lowers an operator, merged into one model for each target."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import onnx
+from onnx import TensorProto, helper, numpy_helper
+
+CASES: dict[str, Callable[["Builder"], str]] = {}
+
+
+def case(build: Callable[["Builder"], str]) -> Callable[["Builder"], str]:
+    CASES[build.__name__] = build
+    return build
+
+
+@dataclass
+class Builder:
+    """Writes one case into a graph; every name starts with the case's."""
+
+    prefix: str
+    rng: np.random.Generator
+    nodes: list[onnx.NodeProto] = field(default_factory=list)
+    initializers: list[onnx.TensorProto] = field(default_factory=list)
+    inputs: list[onnx.ValueInfoProto] = field(default_factory=list)
+    _count: int = 0
+
+    def fresh(self, stem: str) -> str:
+        self._count += 1
+        return f"{self.prefix}_{stem}{self._count}"
+
+    def input(self, *shape: int, dtype: int = TensorProto.FLOAT) -> str:
+        name = self.fresh("in")
+        self.inputs.append(helper.make_tensor_value_info(name, dtype, shape))
+        return name
+
+    def constant(self, value: object, dtype: object = np.float32) -> str:
+        name = self.fresh("c")
+        self.initializers.append(numpy_helper.from_array(np.array(value, dtype), name))
+        return name
+
+    def node(self, op: str, *inputs: str, outputs: int = 1, **attrs: object) -> str:
+        return self.nodes_of(op, *inputs, outputs=outputs, **attrs)[0]
+
+    def nodes_of(self, op: str, *inputs: str, outputs: int = 1, **attrs: object) -> list[str]:
+        names = [self.fresh(op) for _ in range(outputs)]
+        self.nodes.append(helper.make_node(op, inputs, names, name=self.fresh("node"), **attrs))
+        return names
+
+    def quantized(self, value: str, scale: float = 0.02, zero: int = 117) -> str:
+        """Value → QuantizeLinear → DequantizeLinear."""
+        parameters = self.constant(scale), self.constant(zero, np.uint8)
+        return self.node("DequantizeLinear", self.node("QuantizeLinear", value, *parameters), *parameters)
+
+    def activation(self, *shape: int, scale: float = 0.02, zero: int = 117) -> str:
+        return self.quantized(self.input(*shape), scale, zero)
+
+    def weights(self, *shape: int, axis: int = 0) -> str:
+        values = self.constant(self.rng.integers(-127, 128, shape), np.int8)
+        count = shape[axis]
+        scale = self.constant(self.rng.uniform(0.001, 0.01, count))
+        return self.node("DequantizeLinear", values, scale, self.constant(np.zeros(count), np.int8), axis=axis)
+
+    def moved(self, x: str, op: str) -> str:
+        """A move of `x` that keeps its quantization parameters."""
+        scale, zero = next(n.input[1:] for n in self.nodes if x in n.output)
+        return self.node("DequantizeLinear", self.node("QuantizeLinear", self.node(op, x), scale, zero), scale, zero)
+
+    def conv(self, x: str, *shape: int, bias: bool = True, **attrs: object) -> str:
+        operands = [x, self.weights(*shape)]
+        if bias:
+            operands.append(self.constant(self.rng.normal(0, 0.5, shape[0])))
+        return self.node("Conv", *operands, **attrs)
+
+
+@dataclass
+class _Pool:
+    """One long input from which every case cuts its own: a bundle has few inputs, the cases have many."""
+
+    name: str
+    dtype: int
+    size: int = 0
+    nodes: list[onnx.NodeProto] = field(default_factory=list)
+    initializers: list[onnx.TensorProto] = field(default_factory=list)
+
+    def cut(self, value: onnx.ValueInfoProto) -> None:
+        shape = [d.dim_value for d in value.type.tensor_type.shape.dim]
+        start, self.size = self.size, self.size + int(np.prod(shape))
+        numbers = {"starts": [start], "ends": [self.size], "shape": shape}
+        for part, array in numbers.items():
+            self.initializers.append(numpy_helper.from_array(np.array(array, np.int64), f"{value.name}_{part}"))
+        cut = [self.name, f"{value.name}_starts", f"{value.name}_ends"]
+        self.nodes.append(helper.make_node("Slice", cut, [f"{value.name}_cut"], name=f"{value.name}_cut"))
+        shaped = [f"{value.name}_cut", f"{value.name}_shape"]
+        self.nodes.append(helper.make_node("Reshape", shaped, [value.name], name=f"{value.name}_reshape"))
+
+
+def merged(names: Sequence[str]) -> onnx.ModelProto:
+    """One model with an output `NAME` for each case, and the inputs `floats` and `bytes`."""
+    pools = {code: _Pool(name, code) for name, code in (("floats", TensorProto.FLOAT), ("bytes", TensorProto.UINT8))}
+    nodes, initializers = [], []
+    for index, name in enumerate(names):
+        builder = Builder(name, np.random.default_rng(index))
+        result = CASES[name](builder)
+        nodes += [*builder.nodes, helper.make_node("Identity", [result], [name], name=f"{name}_result")]
+        initializers += builder.initializers
+        for value in builder.inputs:
+            pools[value.type.tensor_type.elem_type].cut(value)
+    for pool in pools.values():
+        nodes, initializers = [*pool.nodes, *nodes], [*pool.initializers, *initializers]
+    inputs = [helper.make_tensor_value_info(p.name, p.dtype, [p.size]) for p in pools.values()]
+    outputs = [helper.make_empty_tensor_value_info(name) for name in names]
+    graph = helper.make_graph(nodes, "cases", inputs, outputs, initializers)
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
+    typed = onnx.shape_inference.infer_shapes(model, strict_mode=True, data_prop=True)
+    onnx.checker.check_model(typed)
+    return typed
+
+
+def samples(model: onnx.ModelProto, count: int) -> list[dict[str, np.ndarray]]:
+    """Inputs that reach both ends of the quantized ranges."""
+    rng = np.random.default_rng(99)
+    floats, image = (value.type.tensor_type.shape.dim[0].dim_value for value in model.graph.input)
+    return [
+        {
+            "floats": rng.normal(0.3, 1.5, floats).astype(np.float32),
+            "bytes": rng.integers(0, 256, image).astype(np.uint8),
+        }
+        for _ in range(count)
+    ]
+
+
+@case
+def conv_pointwise(b: Builder) -> str:
+    return b.quantized(b.conv(b.activation(1, 24, 9, 7), 40, 24, 1, 1), 0.05)
+
+
+@case
+def conv_odd_channels(b: Builder) -> str:
+    return b.quantized(b.conv(b.activation(1, 5, 9, 11), 11, 5, 3, 3, pads=[1, 1, 1, 1]), 0.05, 3)
+
+
+@case
+def conv_few_outputs(b: Builder) -> str:
+    return b.quantized(b.conv(b.activation(1, 6, 5, 5), 3, 6, 1, 1, bias=False), 0.05, 250)
+
+
+@case
+def conv_first_layer(b: Builder) -> str:
+    x = b.activation(1, 3, 31, 29, zero=0)
+    return b.quantized(b.node("Relu", b.conv(x, 16, 3, 3, 3, strides=[2, 2], pads=[0, 0, 1, 1])), 0.03, 0)
+
+
+@case
+def conv_dilated_grouped(b: Builder) -> str:
+    x = b.activation(2, 12, 11, 9)
+    return b.quantized(b.conv(x, 18, 4, 3, 2, group=3, dilations=[2, 1], pads=[2, 0, 1, 1], strides=[2, 1]), 0.04)
+
+
+@case
+def conv_grouped_pointwise(b: Builder) -> str:
+    return b.quantized(b.conv(b.activation(1, 32, 6, 6), 64, 8, 1, 1, group=4), 0.04)
+
+
+@case
+def conv_clip(b: Builder) -> str:
+    y = b.conv(b.activation(1, 16, 8, 8), 32, 16, 3, 3, pads=[1, 1, 1, 1])
+    return b.quantized(b.node("Clip", y, b.constant(-0.7), b.constant(1.3)), 0.02, 100)
+
+
+@case
+def conv_saturates(b: Builder) -> str:
+    return b.quantized(b.conv(b.activation(1, 64, 4, 4, scale=0.1), 16, 64, 3, 3), 1e-4, 128)
+
+
+@case
+def conv_same_upper(b: Builder) -> str:
+    return b.quantized(b.conv(b.activation(1, 8, 10, 10), 16, 8, 3, 3, auto_pad="SAME_UPPER", strides=[2, 2]), 0.03)
+
+
+@case
+def conv_one_dimension(b: Builder) -> str:
+    return b.quantized(b.conv(b.activation(1, 10, 33), 24, 10, 5, pads=[2, 2]), 0.03)
+
+
+@case
+def depthwise(b: Builder) -> str:
+    x = b.activation(1, 40, 13, 9)
+    return b.quantized(
+        b.node("Clip", b.conv(x, 40, 1, 3, 3, group=40, pads=[1, 1, 1, 1]), b.constant(0), b.constant(6)), 0.03, 0
+    )
+
+
+@case
+def depthwise_stride_two(b: Builder) -> str:
+    return b.quantized(
+        b.conv(b.activation(1, 21, 12, 12), 21, 1, 3, 3, group=21, strides=[2, 2], pads=[0, 0, 1, 1]), 0.02
+    )
+
+
+@case
+def depthwise_five(b: Builder) -> str:
+    return b.quantized(b.conv(b.activation(2, 3, 5, 6), 3, 1, 5, 5, group=3, pads=[2, 2, 2, 2]), 0.02)
+
+
+@case
+def depthwise_tiny_image(b: Builder) -> str:
+    return b.quantized(b.conv(b.activation(1, 8, 2, 2), 8, 1, 3, 3, group=8, pads=[1, 1, 1, 1]), 0.02)
+
+
+@case
+def gemm_transposed(b: Builder) -> str:
+    x, bias = b.activation(3, 50), b.constant(b.rng.normal(0, 1, 10))
+    return b.quantized(b.node("Gemm", x, b.weights(10, 50), bias, transB=1), 0.05)
+
+
+@case
+def gemm_plain(b: Builder) -> str:
+    return b.quantized(b.node("Gemm", b.activation(1, 130), b.weights(130, 33, axis=1)), 0.05)
+
+
+@case
+def matmul_with_bias(b: Builder) -> str:
+    y = b.node("MatMul", b.activation(2, 7, 20), b.weights(20, 9, axis=1))
+    return b.quantized(b.node("Add", y, b.constant(b.rng.normal(0, 1, 9))), 0.04)
+
+
+@case
+def residual_add(b: Builder) -> str:
+    x, y = b.activation(1, 24, 5, 7), b.activation(1, 24, 5, 7, scale=0.003, zero=0)
+    return b.quantized(b.node("Add", x, y), 0.021, 110)
+
+
+@case
+def residual_add_relu(b: Builder) -> str:
+    x, y = b.activation(1, 3, 1, 5, scale=0.5), b.activation(1, 3, 1, 5)
+    return b.quantized(b.node("Relu", b.node("Add", x, y)), 0.1, 0)
+
+
+@case
+def add_broadcast(b: Builder) -> str:
+    x = b.quantized(b.conv(b.activation(1, 6, 4, 5), 9, 6, 1, 1), 0.05)
+    return b.quantized(b.node("Add", x, b.activation(1, 9, 1, 1)), 0.06)
+
+
+@case
+def mul(b: Builder) -> str:
+    return b.quantized(b.node("Mul", b.activation(1, 7, 4, 4), b.activation(1, 7, 4, 4, zero=3)), 0.03)
+
+
+@case
+def squeeze_excite(b: Builder) -> str:
+    x = b.quantized(b.conv(b.activation(1, 8, 6, 6), 20, 8, 1, 1), 0.05)
+    pooled = b.quantized(b.node("GlobalAveragePool", x), 0.03)
+    gate = b.quantized(b.node("HardSigmoid", b.quantized(b.conv(pooled, 20, 20, 1, 1), 0.03)), 1 / 255, 0)
+    return b.quantized(b.node("Mul", x, gate), 0.04)
+
+
+@case
+def mul_with_a_spatial_mask(b: Builder) -> str:
+    return b.quantized(b.node("Mul", b.activation(1, 8, 5, 6), b.activation(1, 1, 5, 6)), 0.04)
+
+
+@case
+def average_pool(b: Builder) -> str:
+    y = b.node("AveragePool", b.activation(1, 10, 9, 8), kernel_shape=[3, 3], strides=[2, 2], pads=[1, 1, 1, 1])
+    return b.quantized(y, 0.015)
+
+
+@case
+def average_pool_counts_padding(b: Builder) -> str:
+    attrs = {"kernel_shape": [3, 2], "pads": [1, 0, 1, 1], "count_include_pad": 1, "ceil_mode": 1, "strides": [2, 2]}
+    return b.quantized(b.node("AveragePool", b.activation(1, 17, 8, 9), **attrs), 0.015)
+
+
+@case
+def mean_over_space(b: Builder) -> str:
+    y = b.node("ReduceMean", b.activation(1, 19, 5, 6), b.constant([2, 3], np.int64), keepdims=0)
+    return b.quantized(y, 0.01, 128)
+
+
+@case
+def mean_over_one_axis(b: Builder) -> str:
+    return b.quantized(b.node("ReduceMean", b.activation(2, 6, 11), b.constant([1], np.int64)), 0.01, 128)
+
+
+@case
+def max_pool(b: Builder) -> str:
+    x = b.activation(1, 37, 9, 9)
+    return b.quantized(b.node("MaxPool", x, kernel_shape=[3, 3], strides=[2, 2], ceil_mode=1), 0.02, 117)
+
+
+@case
+def max_pool_other_scale(b: Builder) -> str:
+    x = b.activation(1, 5, 7, 7)
+    return b.quantized(b.node("MaxPool", x, kernel_shape=[2, 2], pads=[1, 1, 0, 0], dilations=[2, 1]), 0.03, 90)
+
+
+@case
+def concat(b: Builder) -> str:
+    x, y, z = b.activation(1, 6, 4, 5), b.activation(1, 3, 4, 5, scale=0.03), b.activation(1, 11, 4, 5)
+    return b.quantized(b.node("Concat", x, y, z, axis=1), 0.02, 117)
+
+
+@case
+def concat_lines(b: Builder) -> str:
+    x = b.quantized(b.conv(b.activation(1, 4, 3, 4), 7, 4, 1, 1), 0.05)
+    return b.quantized(b.node("Concat", x, b.activation(1, 7, 2, 4), axis=2), 0.05, 117)
+
+
+@case
+def table_silu(b: Builder) -> str:
+    x = b.activation(1, 6, 5, 5)
+    return b.quantized(b.node("Mul", x, b.node("Sigmoid", x)), 0.015, 20)
+
+
+@case
+def table_hard_swish(b: Builder) -> str:
+    return b.quantized(b.node("HardSwish", b.activation(1, 6, 5, 5)), 0.015, 20)
+
+
+@case
+def table_gelu(b: Builder) -> str:
+    x = b.activation(1, 33)
+    half = b.node("Mul", x, b.constant(0.5))
+    erf = b.node("Erf", b.node("Div", x, b.constant(2**0.5)))
+    return b.quantized(b.node("Mul", half, b.node("Add", erf, b.constant(1.0))), 0.015, 20)
+
+
+@case
+def requantize(b: Builder) -> str:
+    return b.quantized(b.activation(1, 5, 3, 2), 0.03, 4)
+
+
+@case
+def transpose_and_reshape(b: Builder) -> str:
+    x = b.quantized(b.conv(b.activation(1, 4, 6, 5), 10, 4, 1, 1), 0.05)
+    y = b.node("Transpose", x, perm=[0, 2, 3, 1])
+    return b.quantized(b.node("Reshape", y, b.constant([1, 30, 10], np.int64)), 0.05)
+
+
+@case
+def channel_shuffle(b: Builder) -> str:
+    x = b.quantized(b.conv(b.activation(1, 4, 5, 3), 12, 4, 1, 1), 0.05)
+    y = b.node("Reshape", x, b.constant([1, 3, 4, 5, 3], np.int64))
+    y = b.node("Transpose", y, perm=[0, 2, 1, 3, 4])
+    return b.quantized(b.node("Reshape", y, b.constant([1, 12, 5, 3], np.int64)), 0.05)
+
+
+@case
+def flatten_then_dense(b: Builder) -> str:
+    x = b.quantized(b.conv(b.activation(1, 4, 5, 3), 6, 4, 3, 3, pads=[1, 1, 1, 1]), 0.05)
+    return b.quantized(b.node("Gemm", b.moved(x, "Flatten"), b.weights(7, 90), transB=1), 0.05)
+
+
+@case
+def slice_and_pad(b: Builder) -> str:
+    x = b.activation(1, 9, 8, 7)
+    starts, ends, axes, steps = ([1, 7], [8, -8], [1, 2], [2, -2])
+    y = b.node("Slice", x, *(b.constant(v, np.int64) for v in (starts, ends, axes, steps)))
+    return b.quantized(b.node("Pad", y, b.constant([0, 1, 2, 0, 0, 0, 1, 3], np.int64), b.constant(0.4)), 0.02)
+
+
+@case
+def upsample_nearest(b: Builder) -> str:
+    x = b.quantized(b.conv(b.activation(1, 4, 3, 4), 6, 4, 1, 1), 0.05)
+    sizes = b.constant([1, 6, 6, 8], np.int64)
+    y = b.node(
+        "Resize", x, "", "", sizes, mode="nearest", coordinate_transformation_mode="asymmetric", nearest_mode="floor"
+    )
+    return b.quantized(y, 0.05)
+
+
+@case
+def depth_to_space(b: Builder) -> str:
+    return b.quantized(b.node("DepthToSpace", b.activation(1, 12, 3, 4), blocksize=2, mode="CRD"), 0.02)
+
+
+@case
+def split_halves(b: Builder) -> str:
+    halves = b.nodes_of("Split", b.activation(1, 8, 3, 3), outputs=2, axis=1, num_outputs=2)
+    return b.node("Concat", *(b.quantized(h, 0.02) for h in halves[::-1]), axis=1)
+
+
+@case
+def frame_to_grey(b: Builder) -> str:
+    frame = b.node("Cast", b.input(20, 17, 3, dtype=TensorProto.UINT8), to=TensorProto.FLOAT)
+    weighted = b.node("Mul", frame, b.constant([0.299, 0.587, 0.114]))
+    grey = b.node("ReduceSum", weighted, b.constant([2], np.int64), keepdims=0)
+    return b.node("Div", b.node("Sub", grey, b.constant(128.0)), b.constant(64.0))
+
+
+@case
+def normalize_channels(b: Builder) -> str:
+    frame = b.node("Transpose", b.input(8, 12, 3, dtype=TensorProto.UINT8), perm=[2, 0, 1])
+    x = b.node("Sub", b.node("Cast", frame, to=TensorProto.FLOAT), b.constant([[[104.0]], [[117.0]], [[123.0]]]))
+    return b.quantized(b.node("Gather", x, b.constant([2, 1, 0], np.int64), axis=0), 1.0)
+
+
+@case
+def resize_linear(b: Builder) -> str:
+    sizes = b.constant([1, 3, 7, 16], np.int64)
+    return b.node("Resize", b.input(1, 3, 12, 9), "", "", sizes, mode="linear")
+
+
+@case
+def resize_antialias(b: Builder) -> str:
+    sizes = b.constant([1, 1, 8, 8], np.int64)
+    return b.node("Resize", b.input(1, 1, 31, 27), "", "", sizes, mode="linear", antialias=1)
+
+
+@case
+def resize_align_corners(b: Builder) -> str:
+    attrs = {"mode": "linear", "coordinate_transformation_mode": "align_corners"}
+    return b.node("Resize", b.input(1, 2, 5, 6), "", "", b.constant([1, 2, 9, 4], np.int64), **attrs)
+
+
+@case
+def softmax_rows(b: Builder) -> str:
+    return b.node("Softmax", b.input(3, 37), axis=-1)
+
+
+@case
+def softmax_channels(b: Builder) -> str:
+    return b.node("Softmax", b.input(2, 5, 4), axis=1)
+
+
+@case
+def label_and_score(b: Builder) -> str:
+    x = b.input(1, 23)
+    label = b.node("ArgMax", x, axis=1, keepdims=0)
+    return b.node(
+        "Add",
+        b.node("Cast", label, to=TensorProto.FLOAT),
+        b.node("ReduceMax", x, b.constant([1], np.int64), keepdims=0),
+    )
+
+
+@case
+def float_functions(b: Builder) -> str:
+    x = b.input(4, 33)
+    y = b.node("Add", b.node("Exp", x), b.node("Sigmoid", x))
+    y = b.node("Mul", b.node("Tanh", x), b.node("Sqrt", b.node("Abs", y)))
+    y = b.node("Max", y, b.node("LeakyRelu", b.node("Neg", x)))
+    return b.node("Where", b.node("Less", x, b.constant(0.5)), b.node("HardSwish", y), b.node("Floor", y))
+
+
+@case
+def float_means(b: Builder) -> str:
+    x = b.input(2, 7, 9)
+    return b.node(
+        "Sub", b.node("ReduceMean", x, b.constant([1], np.int64)), b.node("ReduceMin", x, b.constant([1], np.int64))
+    )
+
+
+@case
+def float_matmul(b: Builder) -> str:
+    return b.node("MatMul", b.input(2, 5, 12), b.node("Transpose", b.input(2, 9, 12), perm=[0, 2, 1]))
+
+
+@case
+def float_gemm(b: Builder) -> str:
+    return b.node(
+        "Gemm", b.input(3, 14), b.constant(b.rng.normal(0, 1, (6, 14))), b.constant(b.rng.normal(0, 1, 6)), transB=1
+    )
+
+
+@case
+def float_conv(b: Builder) -> str:
+    w = b.constant(b.rng.normal(0, 1, (10, 3, 3, 3)))
+    return b.node(
+        "Conv", b.input(1, 6, 7, 8), w, b.constant(b.rng.normal(0, 1, 10)), group=2, pads=[1, 1, 0, 1], strides=[1, 2]
+    )
+
+
+@case
+def float_pools(b: Builder) -> str:
+    x = b.input(1, 5, 6, 6)
+    attrs = {"kernel_shape": [3, 3], "pads": [1, 1, 1, 1]}
+    return b.node("Sub", b.node("MaxPool", x, **attrs), b.node("AveragePool", x, **attrs))
