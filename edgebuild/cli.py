@@ -1,0 +1,414 @@
+"""The command line: the only place that prints, and where errors become exit codes."""
+
+# ruff: noqa: PLC0415 - a command imports what it needs, so that `--help` answers at once
+
+import errno
+import json
+import os
+import sys
+import traceback
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from edgebuild.core.errors import EdgebuildError, EnvironmentProblem, UsageError
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+DEBUG_VARIABLE = "EDGEBUILD_DEBUG"
+INTERNAL_ERROR = 70
+INTERRUPTED = 130
+EXIT_CODES = (
+    "Exit codes: 0 done, 2 wrong command line, 3 recipe or target, 4 model, 5 calibration data, 6 compilation, "
+    "7 check or accuracy, 8 bundle, key or trust file, 9 this machine (tool, disk, permission), 70 internal error, "
+    "130 interrupted. With --json, errors are JSON on standard error."
+)
+
+app = typer.Typer(
+    help="Compile a trained model and its handler into a small signed bundle for a device.",
+    epilog=EXIT_CODES,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+keys_app = typer.Typer(help="Make and show signing keys.")
+app.add_typer(keys_app, name="keys")
+
+Json = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")]
+BundleFile = Annotated[Path, typer.Argument(metavar="BUNDLE", help="An .ebundle file.", show_default=False)]
+
+
+def main() -> None:
+    """Runs the command line; every way out is an exit code of `EXIT_CODES`."""
+    try:
+        code = app(standalone_mode=False)
+        if code == INTERRUPTED:  # typer's translation of KeyboardInterrupt
+            _complain("interrupted", "", INTERRUPTED)
+    except EdgebuildError as error:
+        code = _complain(error.message, error.hint, error.exit_code)
+    except typer.TyperException as error:
+        code = _complain(_usage_message(error), "edgebuild --help", UsageError.exit_code)
+    except Exception as error:
+        if os.environ.get(DEBUG_VARIABLE):
+            traceback.print_exc()
+        hint = f"this is a bug in edgebuild; {DEBUG_VARIABLE}=1 shows where"
+        code = _complain(f"internal error: {type(error).__name__}: {error}", hint, INTERNAL_ERROR)
+    sys.exit(code if isinstance(code, int) else 0)
+
+
+def _usage_message(error: typer.TyperException) -> str:
+    format_message = getattr(error, "format_message", None)
+    return format_message() if format_message else str(error)
+
+
+def _complain(message: str, hint: str, code: int) -> int:
+    if "--json" in sys.argv:
+        sys.stderr.write(json.dumps({"error": message, "hint": hint, "exit_code": code}) + "\n")
+    else:
+        sys.stderr.write(f"error: {message}\n" + (f"hint: {hint}\n" if hint else ""))
+    return code
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        from edgebuild.core.digest import package_version
+
+        sys.stdout.write(f"edgebuild {package_version('edgebuild')}\n")
+        raise typer.Exit
+
+
+@app.callback(invoke_without_command=True)
+def _top(
+    context: typer.Context,
+    _asked: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version and leave.")
+    ] = False,
+) -> None:
+    if context.invoked_subcommand is None:
+        sys.stdout.write(context.get_help() + "\n")
+
+
+def _targets(incomplete: str) -> list[str]:
+    from edgebuild.core.target_file import HOST, list_targets, target_aliases
+
+    names = [HOST, *(target.name for target in list_targets())]
+    names += [alias for aliases in target_aliases().values() for alias in aliases]
+    return [name for name in names if name.startswith(incomplete)]
+
+
+def _recipes(incomplete: str) -> list[str]:
+    from edgebuild.projects import bundled_recipes
+
+    return [name for name in bundled_recipes() if name.startswith(incomplete)]
+
+
+TargetName = Annotated[
+    str,
+    typer.Option("--target", "-t", metavar="NAME", help="A target's name or .toml file.", autocompletion=_targets),
+]
+
+
+@app.command()
+def init(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="The new folder; also the bundle's name.")],
+) -> None:
+    """Write a recipe folder that compiles as it is."""
+    from edgebuild.projects import new_recipe
+
+    folder = new_recipe(Path(name))
+    sys.stdout.write(f"{folder} is ready: edgebuild compile {folder} --target host\n")
+
+
+@app.command(name="compile", epilog=EXIT_CODES)
+def compile_(
+    recipe: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="[RECIPE]",
+            help="A recipe's folder, the name of one that comes with edgebuild, or an .onnx file. "
+            "Without it: the recipe in the current folder, else `digits`.",
+            autocompletion=_recipes,
+            show_default=False,
+        ),
+    ] = None,
+    target: TargetName = "host",
+    out: Annotated[Path, typer.Option(metavar="DIR", help="Where bundle and report are written.")] = Path(),
+    as_json: Json = False,
+    key: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE", help="Signing key. Default: $EDGEBUILD_KEY, else a development key.", show_default=False
+        ),
+    ] = None,
+    weights: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Weights (.safetensors) instead of the recipe's.", show_default=False),
+    ] = None,
+    untrained: Annotated[
+        bool, typer.Option("--untrained", help="Without weights: the bundle is good for measuring speed only.")
+    ] = False,
+    seed: Annotated[int | None, typer.Option(help="Seed of the recipe's training.", show_default=False)] = None,
+    calibration: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="PATH",
+            help="Calibration set instead of the recipe's: a folder of images, a folder with set.toml, or an .npz file "
+            "with one array per model input, first axis = samples.",
+            show_default=False,
+        ),
+    ] = None,
+    samples: Annotated[
+        int | None, typer.Option(min=1, help="Number of calibration samples at most.", show_default=False)
+    ] = None,
+    name: Annotated[
+        str | None, typer.Option(help="The bundle's name. Default: the recipe's, the file's.", show_default=False)
+    ] = None,
+    version: Annotated[
+        str | None, typer.Option(help="The bundle's version. Default: the recipe's, 1.0.0.", show_default=False)
+    ] = None,
+    baseline: Annotated[
+        bool, typer.Option("--baseline", help="Measure ONNX Runtime INT8 in turns with the bundle.")
+    ] = False,
+) -> None:
+    """Compile a recipe or an ONNX file into a signed bundle and a report."""
+    from edgebuild import pipeline, projects
+    from edgebuild.core import keys
+    from edgebuild.core.disk import prepare_folder
+    from edgebuild.core.target_file import load_target
+
+    chosen = projects.resolve(recipe, projects.Overrides(weights, seed, calibration, samples))
+    identity = projects.identity(chosen, name, version)
+    job = pipeline.Job(chosen, load_target(target), *identity, untrained=untrained, baseline=baseline)
+    secret = keys.signing_key(key)
+    prepare_folder(out)
+    with _progress(plain=not as_json) as listener:
+        result = pipeline.build(job, secret, listener)
+        path = pipeline.write_output(result, out)
+    if as_json:
+        _print_json(result.report)
+    else:
+        from edgebuild import views
+
+        _console().print(views.summary(result.report, str(path)))
+
+
+@app.command()
+def inspect(
+    bundle: BundleFile,
+    trust: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Trust file; without it nothing is verified.", show_default=False),
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Show what a bundle holds: manifest, files, operators, memory, what runs as integers."""
+    from edgebuild import report
+    from edgebuild.core import bundle as bundles
+    from edgebuild.core.keys import load_trust
+
+    data = _read(bundle)
+    read = bundles.read_bundle(data, load_trust(trust)) if trust else bundles.read_unverified(data)
+    found = report.of_bundle(read, bundles.signature_key_name(data))
+    if as_json:
+        _print_json(found)
+    else:
+        from edgebuild import views
+
+        for table in views.inspection(found):
+            _console().print(table, "")
+
+
+@app.command()
+def verify(
+    bundle: BundleFile,
+    trust: Annotated[
+        Path, typer.Option(metavar="FILE", help="Trust file: lines of minisign public keys.", show_default=False)
+    ],
+    as_json: Json = False,
+) -> None:
+    """Check a bundle's signature and every SHA-256."""
+    from edgebuild.core.bundle import read_bundle
+    from edgebuild.core.keys import load_trust
+
+    found = read_bundle(_read(bundle), load_trust(trust))
+    assert found.signer is not None
+    manifest = found.manifest
+    if as_json:
+        fields = {"name": manifest.name, "version": manifest.version, "target": manifest.target}
+        _print_json({**fields, "signer": found.signer.name, "files": len(manifest.files), "verified": True})
+    else:
+        what = f"{manifest.name} {manifest.version} for {manifest.target}"
+        sys.stdout.write(f"{what}: signed by {found.signer.name}, {len(manifest.files)} files unchanged\n")
+
+
+@keys_app.command("new")
+def keys_new(
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE", help="Default: the development key, which this machine then trusts.", show_default=False
+        ),
+    ] = None,
+) -> None:
+    """Make a signing key: FILE (secret) and FILE.pub, in minisign's formats."""
+    from edgebuild.core import keys, minisign
+
+    path = out or keys.development_key_path()
+    if path.exists():
+        raise UsageError(f"{path}: exists already", "keep it, or choose another name with --out FILE")
+    with _disk_errors():
+        if out is None:
+            keys.development_key()
+        else:
+            keys.write_new(path, minisign.generate())
+    public = keys.load_public(path)
+    sys.stdout.write(f"{path}: keep it secret\n{path}.pub: key {public.name}, for trust files\n")
+
+
+@keys_app.command("show")
+def keys_show(
+    file: Annotated[
+        Path | None,
+        typer.Argument(
+            metavar="[FILE]", help="A secret or public key. Default: the development key.", show_default=False
+        ),
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Show a key's id and its public half, as a line for a trust file."""
+    from edgebuild.core import keys
+
+    path = file or keys.development_key_path()
+    public = keys.load_public(path)
+    if as_json:
+        _print_json({"file": str(path), "key_id": public.name, "public": public.line()})
+    else:
+        sys.stdout.write(f"# {path}, key {public.name}\n{public.line()}\n")
+
+
+@app.command()
+def targets(as_json: Json = False) -> None:
+    """List the kinds of devices."""
+    from edgebuild.core.target_file import list_targets, load_target, target_aliases
+
+    aliases = target_aliases()
+    found = [load_target("host"), *list_targets()]
+    if as_json:
+        _print_json(
+            [
+                {
+                    "name": target.name,
+                    "alias": list(aliases.get(target.name, ())),
+                    "description": target.description,
+                    "triple": target.triple,
+                    "cpu": target.cpu,
+                    "features": list(target.features),
+                    "engines": list(target.engines),
+                }
+                for target in found
+            ]
+        )
+        return
+    from edgebuild import views
+
+    cells = [
+        (", ".join([target.name, *aliases.get(target.name, ())]), target.description, " ".join(target.features))
+        for target in found
+    ]
+    _console().print(views.columns("targets", ["name", "device", "CPU features used"], cells))
+
+
+@app.command()
+def recipes(as_json: Json = False) -> None:
+    """List the recipes that come with edgebuild."""
+    from edgebuild.core.recipe import load_recipe
+    from edgebuild.projects import bundled_recipes
+
+    found = [load_recipe(folder) for folder in bundled_recipes().values()]
+    if as_json:
+        _print_json(
+            [
+                {
+                    "name": item.name,
+                    "version": item.version,
+                    "description": item.identity.description,
+                    "folder": str(item.folder),
+                }
+                for item in found
+            ]
+        )
+        return
+    from edgebuild import views
+
+    cells = [(item.name, item.version, item.identity.description, str(item.folder)) for item in found]
+    _console().print(views.columns("recipes", ["name", "version", "what it does", "folder"], cells))
+
+
+@app.command()
+def runtime(
+    target: TargetName = "host",
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", metavar="FILE", help="Where to put it.", show_default=False)
+    ] = None,
+    install: Annotated[bool, typer.Option("--install", help="Put it beside this Python's own programs.")] = False,
+) -> None:
+    """Build edgebuild-run, the native program that runs bundles, and copy it."""
+    import shutil
+    import sysconfig
+
+    from edgebuild.core.target_file import load_target
+    from edgebuild.stages.runtime import runtime_binary
+
+    if install == (output is not None):
+        raise UsageError("name one place for edgebuild-run", "-o FILE, or --install")
+    path = output or Path(sysconfig.get_path("scripts")) / "edgebuild-run"
+    binary = runtime_binary(load_target(target).triple)
+    with _disk_errors():
+        temporary = path.with_name(f".{path.name}.{os.getpid()}")
+        shutil.copy(binary, temporary)
+        temporary.replace(path)
+    sys.stdout.write(f"{path}: {path.stat().st_size} bytes\n")
+
+
+@app.command()
+def demo() -> None:
+    """Compile `digits` for this machine, run it on held-out digits, and show what came out."""
+    from edgebuild import demo as demonstration
+    from edgebuild import views
+
+    with _progress() as listener:
+        found = demonstration.run(listener)
+    _console().print(views.rows("demo: handwritten digits on this machine", found))
+
+
+def _progress(*, plain: bool = True) -> Any:
+    from rich.console import Console
+
+    from edgebuild.views import StageProgress
+
+    return StageProgress(Console(stderr=True), plain=plain)
+
+
+def _console() -> "Console":
+    from rich.console import Console
+
+    return Console()
+
+
+def _disk_errors() -> Any:
+    from edgebuild.core.disk import disk_errors
+
+    return disk_errors()
+
+
+def _print_json(value: object) -> None:
+    sys.stdout.write(json.dumps(value, indent=2) + "\n")
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise EnvironmentProblem(f"{path}: {os.strerror(error.errno or errno.EIO)}") from error

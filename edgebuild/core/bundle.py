@@ -1,0 +1,85 @@
+"""SPEC sections 1 to 3: a bundle's bytes to verified objects, and back. No file is opened here."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+from edgebuild.core import manifest as manifest_format
+from edgebuild.core import minisign, tar
+from edgebuild.core.digest import sha256
+from edgebuild.core.errors import BundleError
+from edgebuild.core.manifest import File, Manifest
+from edgebuild.core.minisign import PublicKey
+from edgebuild.core.trust import Trust
+
+MANIFEST, SIGNATURE = "manifest", "manifest.minisig"
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """A bundle whose files fit its manifest; `signer` is None when the signature was not verified."""
+
+    manifest: Manifest
+    files: Mapping[str, memoryview]
+    signer: PublicKey | None
+
+
+def comment(manifest: Manifest) -> str:
+    """The trusted comment of a manifest's signature."""
+    return f"edgebuild {manifest.name} {manifest.version} {manifest.target}"
+
+
+def file_rows(files: Mapping[str, bytes]) -> tuple[File, ...]:
+    """The manifest's rows of `files`, in their order."""
+    return tuple(File(len(data), sha256(data), path) for path, data in files.items())
+
+
+def pieces(manifest: Manifest, signature: bytes, files: Mapping[str, bytes]) -> Iterator[bytes | memoryview]:
+    """The bundle's bytes, piece by piece; `files` holds every path of the manifest."""
+    members: list[tuple[str, bytes | memoryview]] = [
+        (MANIFEST, manifest_format.serialize(manifest)),
+        (SIGNATURE, signature),
+        *((file.path, files[file.path]) for file in manifest.files),
+    ]
+    return tar.pieces(members)
+
+
+def read_bundle(data: bytes | memoryview, trust: Trust) -> Bundle:
+    """Verifies in the order of SPEC section 2, steps 1 to 4 and the ABI of step 5; any failure is a BundleError."""
+    reader = tar.Reader(data)
+    manifest_bytes, signature = _head(reader)
+    signer, signed_comment = minisign.verify(manifest_bytes, signature, trust)
+    manifest = manifest_format.parse(manifest_bytes)
+    if signed_comment != comment(manifest):
+        raise BundleError("the signature's trusted comment names another bundle")
+    return Bundle(manifest, _files(reader, manifest), signer)
+
+
+def read_unverified(data: bytes | memoryview) -> Bundle:
+    """The same without trust: structure and digests hold, but anyone can have made it."""
+    reader = tar.Reader(data)
+    manifest_bytes, signature = _head(reader)
+    minisign.parse_signature(signature)
+    manifest = manifest_format.parse(manifest_bytes)
+    return Bundle(manifest, _files(reader, manifest), None)
+
+
+def signature_key_name(data: bytes | memoryview) -> str:
+    """The key id that the signature claims; nothing is verified."""
+    _, signature = _head(tar.Reader(data))
+    return PublicKey(minisign.parse_signature(signature).key_id, bytes(32)).name
+
+
+def _head(reader: tar.Reader) -> tuple[bytes, bytes]:
+    manifest_bytes = bytes(reader.bounded(MANIFEST, tar.MAX_MANIFEST))
+    return manifest_bytes, bytes(reader.bounded(SIGNATURE, tar.MAX_SIGNATURE))
+
+
+def _files(reader: tar.Reader, manifest: Manifest) -> dict[str, memoryview]:
+    files = {}
+    for file in manifest.files:
+        data = reader.exact(file.path, file.size)
+        if sha256(data) != file.sha256:
+            raise BundleError(f"`{file.path}` is not the file that was signed: its SHA-256 differs")
+        files[file.path] = data
+    reader.end()
+    return files

@@ -1,0 +1,109 @@
+"""Where keys and trust lie on this machine, and the development key that is made when there is none."""
+
+import os
+import tempfile
+from pathlib import Path
+
+from edgebuild.core import minisign
+from edgebuild.core.errors import BundleError, EnvironmentProblem
+from edgebuild.core.minisign import PublicKey, SecretKey
+from edgebuild.core.trust import Trust, parse_trust
+
+KEY_VARIABLE = "EDGEBUILD_KEY"
+TRUST_VARIABLE = "EDGEBUILD_TRUST"
+SYSTEM_TRUST = Path("/etc/edgebuild/trust")
+
+
+def config_dir() -> Path:
+    """$XDG_CONFIG_HOME/edgebuild, else ~/.config/edgebuild. It may not exist yet."""
+    base = os.environ.get("XDG_CONFIG_HOME")
+    return (Path(base) if base else Path.home() / ".config") / "edgebuild"
+
+
+def development_key_path() -> Path:
+    return config_dir() / "keys" / "dev.key"
+
+
+def user_trust_path() -> Path:
+    return config_dir() / "trust"
+
+
+def load_secret(path: Path) -> SecretKey:
+    """A minisign secret key file without a password."""
+    try:
+        return minisign.parse_secret_file(_read(path, "key file"))
+    except BundleError as error:
+        raise BundleError(f"{path}: {error.message}", error.hint) from error
+
+
+def load_public(path: Path) -> PublicKey:
+    """The public half of a public or a secret key file."""
+    data = _read(path, "key file")
+    for parse in (minisign.parse_public_file, lambda data: minisign.parse_secret_file(data).public):
+        try:
+            return parse(data)
+        except BundleError:
+            continue
+    raise BundleError(f"{path}: not a minisign key", "expected two lines: `untrusted comment: …` and base64")
+
+
+def load_trust(path: Path) -> Trust:
+    try:
+        return parse_trust(_read(path, "trust file"))
+    except BundleError as error:
+        raise BundleError(f"{path}: {error.message}", error.hint) from error
+
+
+def signing_key(chosen: Path | None) -> SecretKey:
+    """The key of `--key`, else of $EDGEBUILD_KEY, else the development key, created when there is none."""
+    if chosen is None and (variable := os.environ.get(KEY_VARIABLE)):
+        chosen = Path(variable)
+    return load_secret(chosen) if chosen else development_key()
+
+
+def development_key() -> SecretKey:
+    """The development key; a new one is trusted on this machine, like one made by hand."""
+    path = development_key_path()
+    if not path.exists():
+        write_new(path, minisign.generate())
+    key = load_secret(path)
+    add_trust(user_trust_path(), key.public)
+    return key
+
+
+def write_new(path: Path, key: SecretKey) -> None:
+    """Writes the key (mode 0600) and `path`.pub beside it. An existing file stays as it is."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, temporary = tempfile.mkstemp(prefix=".key-", dir=path.parent)
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(key.file())
+        try:
+            os.link(temporary, path)  # never replaces a key that another process made meanwhile
+        except FileExistsError:
+            return
+    finally:
+        Path(temporary).unlink()
+    path.with_name(path.name + ".pub").write_bytes(key.public.file())
+
+
+def add_trust(path: Path, key: PublicKey) -> None:
+    """Lists `key` in a trust file, which is created when missing and otherwise only grows."""
+    old = path.read_bytes() if path.exists() else b""
+    if key.line().encode() in old.split(b"\n"):
+        return
+    if old and not old.endswith(b"\n"):
+        old += b"\n"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary.write_bytes(old + key.file())
+    temporary.replace(path)
+
+
+def _read(path: Path, what: str) -> bytes:
+    try:
+        return path.read_bytes()
+    except FileNotFoundError as error:
+        raise BundleError(f"{path}: no such {what}", "`edgebuild keys new --out FILE` makes a key") from error
+    except OSError as error:
+        raise EnvironmentProblem(f"{path}: {error.strerror}") from error

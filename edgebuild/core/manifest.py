@@ -1,0 +1,285 @@
+"""SPEC section 2: the manifest's one canonical text, to objects and back."""
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal, TypeVar, get_args
+
+from edgebuild.core.errors import BundleError
+from edgebuild.core.tar import MAX_FILE, MAX_MANIFEST
+from edgebuild.core.target import FEATURES
+
+FORMAT = "1"
+ABI = 1
+MAX_FILES = 256
+MAX_NUMBER = 2**31 - 1
+MAX_RANK = 6
+REQUIRED_FILES = ("edgebuild-run", "program.so", "plan.bin", "weights.bin")
+
+Dtype = Literal["uint8", "int8", "int32", "int64", "float32", "bool"]
+DTYPES: tuple[str, ...] = get_args(Dtype)
+
+_NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}")
+_VERSION = re.compile(r"[0-9A-Za-z][0-9A-Za-z.+~-]{0,31}")
+_IDENTIFIER = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,63}")
+_SHA256 = re.compile(r"[0-9a-f]{64}")
+_PATH = re.compile(r"[a-z0-9][a-z0-9._/-]{0,98}")
+_NUMBER = re.compile(r"0|[1-9][0-9]{0,9}")
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Trigger:
+    """What starts the function: `camera` with frames per second, `timer` with a period in ms, or `none`."""
+
+    kind: str = "none"
+    value: int | None = None
+
+
+@dataclass(frozen=True)
+class Tensor:
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class File:
+    size: int
+    sha256: str
+    path: str
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """The manifest; field by field SPEC section 2."""
+
+    name: str
+    version: str
+    target: str
+    release: int
+    arch: str
+    needs: tuple[str, ...]
+    abi: int
+    quality: str
+    function: str
+    trigger: Trigger
+    timeout_ms: int | None
+    inputs: tuple[Tensor, ...]
+    outputs: tuple[Tensor, ...]
+    files: tuple[File, ...]
+
+
+def serialize(manifest: Manifest) -> bytes:
+    """The canonical bytes of a manifest. Raises BundleError for a value that the format cannot hold."""
+    data = _render(manifest)
+    if _Parser(data).manifest() != manifest:
+        raise BundleError("the manifest holds a value that its format cannot express")
+    return data
+
+
+def parse(data: bytes) -> Manifest:
+    """The manifest of canonical bytes; any other spelling raises BundleError with the line's number."""
+    manifest = _Parser(data).manifest()
+    if _render(manifest) != data:
+        raise BundleError("manifest: not in its canonical spelling")
+    return manifest
+
+
+def _render(manifest: Manifest) -> bytes:
+    trigger = manifest.trigger
+    rows: list[tuple[object, ...]] = [
+        ("edgebuild-manifest", FORMAT),
+        ("name", manifest.name),
+        ("version", manifest.version),
+        ("target", manifest.target),
+        ("release", manifest.release),
+        ("arch", manifest.arch),
+        *([("needs", *manifest.needs)] if manifest.needs else []),
+        ("abi", manifest.abi),
+        ("quality", manifest.quality),
+        ("function", manifest.function),
+        ("trigger", trigger.kind) if trigger.value is None else ("trigger", trigger.kind, trigger.value),
+        *([("timeout-ms", manifest.timeout_ms)] if manifest.timeout_ms is not None else []),
+        *(("input", tensor.name, tensor.dtype, *tensor.shape) for tensor in manifest.inputs),
+        *(("output", tensor.name, tensor.dtype, *tensor.shape) for tensor in manifest.outputs),
+        *(("file", file.size, file.sha256, file.path) for file in manifest.files),
+    ]
+    text = "".join(" ".join(str(field) for field in row) + "\n" for row in rows)
+    try:
+        return text.encode("ascii")
+    except UnicodeEncodeError as error:
+        raise BundleError("manifest: only ASCII is allowed") from error
+
+
+class _Parser:
+    """One pass over the lines; `self._at` is the line that is read next."""
+
+    def __init__(self, data: bytes) -> None:
+        if len(data) > MAX_MANIFEST:
+            raise BundleError(f"manifest: {len(data)} bytes; the limit is {MAX_MANIFEST}")
+        if any(byte != 0x0A and not 0x20 <= byte <= 0x7E for byte in data):
+            raise BundleError("manifest: a byte outside printable ASCII")
+        if not data.endswith(b"\n"):
+            raise BundleError("manifest: the last line has no end")
+        self._lines = [line.split(" ") for line in data.decode("ascii")[:-1].split("\n")]
+        self._at = 0
+
+    def manifest(self) -> Manifest:
+        self._head()
+        name, version = self._one("name", _NAME), self._one("version", _VERSION)
+        target, release = self._one("target", _NAME), self._numbered("release")
+        arch = self._choice("arch", tuple(FEATURES))
+        needs = self._needs(arch)
+        abi = self._numbered("abi")
+        if abi != ABI:
+            raise BundleError(f"manifest: kernel ABI {abi}; this edgebuild knows {ABI}", "use a newer edgebuild")
+        quality = self._choice("quality", ("trained", "speed-only"))
+        function, trigger = self._one("function", _IDENTIFIER), self._trigger()
+        timeout = self._numbered("timeout-ms") if self._next() == "timeout-ms" else None
+        inputs, outputs = self._many("input", self._tensor), self._many("output", self._tensor)
+        files = self._many("file", self._file)
+        if self._at != len(self._lines):
+            raise self._wrong("a line that does not belong here")
+        _check_files(files, len(inputs), len(outputs))
+        return Manifest(
+            name,
+            version,
+            target,
+            release,
+            arch,
+            needs,
+            abi,
+            quality,
+            function,
+            trigger,
+            timeout,
+            inputs,
+            outputs,
+            files,
+        )
+
+    def _head(self) -> None:
+        if self._lines[0] != ["edgebuild-manifest", FORMAT]:
+            raise BundleError(f"manifest: the first line is not `edgebuild-manifest {FORMAT}`")
+        self._at = 1
+
+    def _wrong(self, what: str) -> BundleError:
+        return BundleError(f"manifest, line {self._at + 1}: {what}")
+
+    def _next(self) -> str | None:
+        return self._lines[self._at][0] if self._at < len(self._lines) else None
+
+    def _fields(self, key: str) -> list[str]:
+        if self._next() != key:
+            raise self._wrong(f"expected `{key}`")
+        return self._lines[self._at][1:]
+
+    def _single(self, key: str) -> str:
+        fields = self._fields(key)
+        if len(fields) != 1:
+            raise self._wrong(f"`{key}` takes one value")
+        return fields[0]
+
+    def _one(self, key: str, pattern: re.Pattern[str]) -> str:
+        value = self._single(key)
+        if not pattern.fullmatch(value):
+            raise self._wrong(f"`{value}` is not a valid {key}; allowed: {pattern.pattern}")
+        self._at += 1
+        return value
+
+    def _choice(self, key: str, allowed: tuple[str, ...]) -> str:
+        value = self._single(key)
+        if value not in allowed:
+            raise self._wrong(f"{key} must be one of {', '.join(allowed)}")
+        self._at += 1
+        return value
+
+    def _numbered(self, key: str) -> int:
+        value = self._number(self._single(key), 1, MAX_NUMBER)
+        self._at += 1
+        return value
+
+    def _number(self, text: str, low: int, high: int) -> int:
+        if not _NUMBER.fullmatch(text) or not low <= int(text) <= high:
+            raise self._wrong(f"`{text}` is not a number from {low} to {high}")
+        return int(text)
+
+    def _needs(self, arch: str) -> tuple[str, ...]:
+        if self._next() != "needs":
+            return ()
+        needs = tuple(self._fields("needs"))
+        if not needs or needs != tuple(feature for feature in FEATURES[arch] if feature in needs):
+            raise self._wrong(f"needs must be CPU features of {arch}, each once, in the order of SPEC section 6")
+        self._at += 1
+        return needs
+
+    def _trigger(self) -> Trigger:
+        match self._fields("trigger"):
+            case ["none"]:
+                trigger = Trigger()
+            case [("camera" | "timer") as kind, value]:
+                trigger = Trigger(kind, self._number(value, 1, MAX_NUMBER))
+            case _:
+                raise self._wrong("trigger must be `camera FPS`, `timer PERIOD_MS` or `none`")
+        self._at += 1
+        return trigger
+
+    def _many(self, key: str, read: Callable[[list[str]], T]) -> tuple[T, ...]:
+        found = []
+        while self._next() == key:
+            found.append(read(self._fields(key)))
+            self._at += 1
+        return tuple(found)
+
+    def _tensor(self, fields: list[str]) -> Tensor:
+        if len(fields) < 2 or not _IDENTIFIER.fullmatch(fields[0]) or fields[1] not in DTYPES:
+            raise self._wrong(f"a tensor is NAME DTYPE DIM ..., DTYPE one of {', '.join(DTYPES)}")
+        if len(fields) > 2 + MAX_RANK:
+            raise self._wrong(f"a tensor has at most {MAX_RANK} axes")
+        return Tensor(fields[0], fields[1], tuple(self._number(dim, 1, MAX_NUMBER) for dim in fields[2:]))
+
+    def _file(self, fields: list[str]) -> File:
+        if len(fields) != 3:
+            raise self._wrong("a file is SIZE SHA256 PATH")
+        size, sha256, path = self._number(fields[0], 0, MAX_FILE), fields[1], fields[2]
+        if not _SHA256.fullmatch(sha256):
+            raise self._wrong("a file's SHA-256 is 64 lower-case hex digits")
+        if not is_path(path):
+            raise self._wrong(f"`{path}` is not a valid path")
+        return File(size, sha256, path)
+
+
+def is_path(path: str) -> bool:
+    """Whether a bundle may hold a file of this path."""
+    return bool(_PATH.fullmatch(path)) and ".." not in path and "//" not in path and not path.endswith("/")
+
+
+def is_identifier(name: str) -> bool:
+    """Whether a function, input or output may have this name."""
+    return bool(_IDENTIFIER.fullmatch(name))
+
+
+def is_name(name: str) -> bool:
+    """Whether a bundle or a target may have this name."""
+    return bool(_NAME.fullmatch(name))
+
+
+def is_version(version: str) -> bool:
+    return bool(_VERSION.fullmatch(version))
+
+
+def golden_paths(inputs: int, outputs: int) -> list[str]:
+    return [*(f"golden/in-{i}.npy" for i in range(inputs)), *(f"golden/out-{j}.npy" for j in range(outputs))]
+
+
+def _check_files(files: tuple[File, ...], inputs: int, outputs: int) -> None:
+    if len(files) > MAX_FILES:
+        raise BundleError(f"manifest: {len(files)} files; the limit is {MAX_FILES}")
+    paths = [file.path for file in files]
+    if len(set(paths)) != len(paths):
+        raise BundleError("manifest: a path occurs twice")
+    for path in [*REQUIRED_FILES, *golden_paths(inputs, outputs)]:
+        if path not in paths:
+            raise BundleError(f"manifest: the file `{path}` is missing")

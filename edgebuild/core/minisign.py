@@ -1,0 +1,189 @@
+"""SPEC section 3 and minisign's key files: Ed25519 over BLAKE2b-512, in four lines of text.
+
+Formats: https://jedisct1.github.io/minisign/ (signature, public key) and minisign's `SeckeyStruct` (secret key without
+a password, as `minisign -G -W` writes it).
+"""
+
+import base64
+import binascii
+import hashlib
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from edgebuild.core.errors import BundleError
+
+UNTRUSTED = "untrusted comment: "
+TRUSTED = "trusted comment: "
+SIGNATURE_COMMENT = "signature from edgebuild"
+_PREHASHED, _ALGORITHM, _NO_KDF, _CHECKSUM = b"ED", b"Ed", b"\0\0", b"B2"
+_SECRET_BYTES = 158
+_KEY_HINT = "expected a minisign secret key without a password: two lines, as `edgebuild keys new` writes them"
+
+
+@dataclass(frozen=True)
+class PublicKey:
+    """`key_id` has 8 bytes, `key` 32."""
+
+    key_id: bytes
+    key: bytes
+
+    @property
+    def name(self) -> str:
+        """The key id as minisign prints it: 16 hex digits of the little-endian number."""
+        return self.key_id[::-1].hex().upper()
+
+    def line(self) -> str:
+        """The key as one line of base64: a line of a trust file, and what `minisign -P` takes."""
+        return _encode(_ALGORITHM + self.key_id + self.key)
+
+    def file(self) -> bytes:
+        """The public key file of minisign."""
+        return f"{UNTRUSTED}minisign public key {self.name}\n{self.line()}\n".encode()
+
+
+@dataclass(frozen=True)
+class SecretKey:
+    """`seed` has 32 bytes; it is all that is secret."""
+
+    key_id: bytes
+    seed: bytes
+
+    @property
+    def public(self) -> PublicKey:
+        from nacl.signing import SigningKey  # noqa: PLC0415 - keeps `edgebuild --help` fast
+
+        return PublicKey(self.key_id, bytes(SigningKey(self.seed).verify_key))
+
+    def sign_bytes(self, message: bytes) -> bytes:
+        """A plain Ed25519 signature, 64 bytes."""
+        from nacl.signing import SigningKey  # noqa: PLC0415
+
+        return bytes(SigningKey(self.seed).sign(message).signature)
+
+    def file(self) -> bytes:
+        """The secret key file of minisign, without a password."""
+        # Salt, limits and checksum serve the password; minisign leaves them zero without one.
+        body = _ALGORITHM + _NO_KDF + _CHECKSUM + bytes(48) + self.key_id + self.seed + self.public.key + bytes(32)
+        return f"{UNTRUSTED}minisign secret key {self.public.name}\n{_encode(body)}\n".encode()
+
+
+def generate() -> SecretKey:
+    return SecretKey(os.urandom(8), os.urandom(32))
+
+
+def sign(message: bytes, key: SecretKey, comment: str) -> bytes:
+    """The four lines; `comment` is the trusted comment."""
+    signature = key.sign_bytes(_prehash(message))
+    over_comment = key.sign_bytes(signature + comment.encode())
+    lines = [
+        UNTRUSTED + SIGNATURE_COMMENT,
+        _encode(_PREHASHED + key.key_id + signature),
+        TRUSTED + comment,
+        _encode(over_comment),
+    ]
+    return "".join(line + "\n" for line in lines).encode()
+
+
+@dataclass(frozen=True)
+class Signature:
+    """The parsed four lines; nothing in it is verified."""
+
+    key_id: bytes
+    signature: bytes
+    comment: str
+    over_comment: bytes
+
+
+def parse_signature(data: bytes) -> Signature:
+    """Refuses every spelling but the canonical one."""
+    lines = _ascii_lines(data, "signature")
+    if len(lines) != 4 or lines[0] != UNTRUSTED + SIGNATURE_COMMENT or not lines[2].startswith(TRUSTED):
+        raise BundleError("signature: not the four lines of a minisign signature from edgebuild")
+    body, over_comment = _decode(lines[1], 74, "signature"), _decode(lines[3], 64, "signature")
+    if body[:2] != _PREHASHED:
+        raise BundleError("signature: not a prehashed Ed25519 signature")
+    return Signature(body[2:10], body[10:], lines[2][len(TRUSTED) :], over_comment)
+
+
+def verify(message: bytes, data: bytes, keys: Mapping[bytes, PublicKey]) -> tuple[PublicKey, str]:
+    """The key that signed `message` and the trusted comment; raises BundleError unless both signatures hold."""
+    parsed = parse_signature(data)
+    key = keys.get(parsed.key_id)
+    if key is None:
+        name = PublicKey(parsed.key_id, bytes(32)).name
+        raise BundleError(f"signed by key {name}, which the trust file does not list", "add the key if you trust it")
+    _verify_bytes(key, _prehash(message), parsed.signature)
+    _verify_bytes(key, parsed.signature + parsed.comment.encode(), parsed.over_comment)
+    return key, parsed.comment
+
+
+def _verify_bytes(key: PublicKey, message: bytes, signature: bytes) -> None:
+    from nacl.exceptions import BadSignatureError  # noqa: PLC0415
+    from nacl.signing import VerifyKey  # noqa: PLC0415
+
+    try:
+        VerifyKey(key.key).verify(message, signature)
+    except BadSignatureError as error:
+        raise BundleError(
+            f"the signature of key {key.name} does not hold", "the bundle was changed: discard it"
+        ) from error
+
+
+def parse_public_line(line: str) -> PublicKey:
+    """One line of base64."""
+    body = _decode(line, 42, "public key")
+    if body[:2] != _ALGORITHM:
+        raise BundleError("public key: not a minisign Ed25519 key")
+    return PublicKey(body[2:10], body[10:])
+
+
+def parse_public_file(data: bytes) -> PublicKey:
+    """The public key file of minisign: a comment and a line of base64."""
+    lines = _ascii_lines(data, "public key")
+    if len(lines) != 2 or not lines[0].startswith(UNTRUSTED):
+        raise BundleError("not a minisign public key", "expected two lines: `untrusted comment: …` and base64")
+    return parse_public_line(lines[1])
+
+
+def parse_secret_file(data: bytes) -> SecretKey:
+    """The secret key file of minisign; one with a password is refused."""
+    try:
+        lines = _ascii_lines(data, "secret key")
+        if len(lines) != 2 or not lines[0].startswith(UNTRUSTED):
+            raise BundleError("secret key: not two lines")
+        body = _decode(lines[1], _SECRET_BYTES, "secret key")
+    except BundleError as error:
+        raise BundleError("not a minisign secret key", _KEY_HINT) from error
+    if body[:2] != _ALGORITHM or body[4:6] != _CHECKSUM:
+        raise BundleError("not a minisign secret key", _KEY_HINT)
+    if body[2:4] != _NO_KDF:
+        raise BundleError("the secret key is protected by a password", _KEY_HINT)
+    key = SecretKey(body[54:62], body[62:94])
+    if key.public.key != body[94:126]:
+        raise BundleError("the secret key is damaged: its two halves do not fit", _KEY_HINT)
+    return key
+
+
+def _prehash(message: bytes) -> bytes:
+    return hashlib.blake2b(message, digest_size=64).digest()
+
+
+def _encode(data: bytes) -> str:
+    return base64.b64encode(data).decode()
+
+
+def _decode(text: str, size: int, what: str) -> bytes:
+    try:
+        data = base64.b64decode(text.encode("ascii"), validate=True)
+    except (binascii.Error, UnicodeEncodeError) as error:
+        raise BundleError(f"{what}: not base64") from error
+    if len(data) != size or _encode(data) != text:
+        raise BundleError(f"{what}: not the canonical base64 of {size} bytes")
+    return data
+
+
+def _ascii_lines(data: bytes, what: str) -> list[str]:
+    if any(byte != 0x0A and not 0x20 <= byte <= 0x7E for byte in data) or not data.endswith(b"\n"):
+        raise BundleError(f"{what}: not lines of ASCII text")
+    return data.decode("ascii")[:-1].split("\n")

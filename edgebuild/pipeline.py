@@ -1,0 +1,461 @@
+"""Orders the stages, caches each by the digest of all that it depends on, and tells a listener how far it is.
+
+    ingest → quantize → compile → runtime → package → check → evaluate → sign
+
+Nothing here imports a framework: the keys are made of files, of versions of packages and of edgebuild's own sources,
+so an unchanged build is answered from the cache. A stage's module is imported when its work has to be done.
+"""
+
+import dataclasses
+import json
+import math
+import re
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+from edgebuild import report
+from edgebuild.core import digest, disk, minisign, runner
+from edgebuild.core.cache import Cache
+from edgebuild.core.calibration import find_set, has_test, load_set
+from edgebuild.core.errors import CalibrationError, CheckError
+from edgebuild.core.manifest import Tensor, Trigger
+from edgebuild.core.minisign import SecretKey
+from edgebuild.core.plan import read_plan
+from edgebuild.core.recipe import RECIPE_FILE, Recipe
+from edgebuild.core.runner import Trial
+from edgebuild.core.target import Target
+from edgebuild.stages import check, package, sign
+
+if TYPE_CHECKING:
+    import numpy as np
+    import onnx
+
+STAGES = ("ingest", "quantize", "compile", "runtime", "package", "check", "evaluate", "sign")
+NO_CALIBRATION = "a model is calibrated on real samples only: --calibration FILE.npz, one array per model input"
+
+# Edgebuild's own sources (core aside, which counts everywhere) and the packages that a stage's result depends on.
+_SOURCES = {
+    "ingest": ("stages/ingest", "function"),
+    "quantize": ("stages/quantize",),
+    "compile": ("stages/compile", "kernels"),
+    "golden": ("stages/check", "reference"),
+    "check": ("stages/check",),
+    "evaluate": ("stages/evaluate", "reference"),
+}
+_DATA_PACKAGES = ("numpy", "pillow", "scikit-learn")
+_PACKAGES = {
+    "ingest": ("torch", "onnx", "onnx-ir", "onnxscript", "onnxruntime", "safetensors", *_DATA_PACKAGES),
+    "quantize": ("onnx", "onnxruntime", *_DATA_PACKAGES),
+    "compile": ("apache-tvm", "numpy", "onnx", "ziglang"),
+    "golden": ("onnx", *_DATA_PACKAGES),
+    "check": (),
+    "evaluate": ("onnx", "onnxruntime", *_DATA_PACKAGES),
+}
+_EXTERNAL_DATA = re.compile(rb"\x0a\x08location\x12([\x01-\x7f])")
+
+
+class Listener(Protocol):
+    """Hears how far a build is; `seconds` is wall time."""
+
+    def started(self, stage: str) -> None: ...
+
+    def advanced(self, stage: str, done: int, total: int | None) -> None: ...
+
+    def finished(self, stage: str, seconds: float, *, cached: bool) -> None: ...
+
+
+@dataclass(frozen=True)
+class Job:
+    """What is built, under which name. `recipe` may stand for a bare ONNX file. `baseline`: time ONNX Runtime too."""
+
+    recipe: Recipe
+    target: Target
+    name: str
+    version: str
+    untrained: bool = False
+    baseline: bool = False
+
+
+@dataclass(frozen=True)
+class Result:
+    """`stem` is NAME-VERSION-TARGET; `report` is the report file's content."""
+
+    stem: str
+    bundle: bytes
+    report: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class _Entry:
+    """A stage's result: a folder of files in the cache."""
+
+    folder: Path
+
+    @property
+    def digest(self) -> str:
+        return digest.of_folder(self.folder)
+
+    def digest_of(self, name: str) -> str:
+        return digest.of_file(self.folder / name)
+
+    def read(self, name: str) -> bytes:
+        return (self.folder / name).read_bytes()
+
+    def json(self, name: str) -> Any:
+        return json.loads(self.read(name))
+
+
+@dataclass(frozen=True)
+class _Meta:
+    """What the later stages need to know of the graph without reading it."""
+
+    function: str
+    trigger: Trigger
+    timeout_ms: int | None
+    quality: str
+    parity: dict[str, object] | None
+    inputs: tuple[Tensor, ...]
+    outputs: tuple[Tensor, ...]
+    float_bytes: int
+
+    @classmethod
+    def of(cls, entry: _Entry) -> "_Meta":
+        fields = entry.json("meta.json")
+        fields["trigger"] = Trigger(**fields["trigger"])
+        for key in ("inputs", "outputs"):
+            fields[key] = tuple(Tensor(item["name"], item["dtype"], tuple(item["shape"])) for item in fields[key])
+        return cls(**fields)
+
+    def to_json(self) -> bytes:
+        return _json(dataclasses.asdict(self))
+
+
+def build(job: Job, key: SecretKey, listener: Listener, cache: Cache | None = None) -> Result:
+    """Runs the stages. Raises an EdgebuildError for whatever is wrong with what was given; writes to the cache only."""
+    with disk.disk_errors():
+        return _Build(job, listener, cache or Cache()).run(key)
+
+
+class _Build:
+    """One build; each method is a stage."""
+
+    def __init__(self, job: Job, listener: Listener, cache: Cache) -> None:
+        self._job = job
+        self._listener = listener
+        self._cache = cache
+        self._seconds: dict[str, float] = {}
+        self._cached = False
+        recipe = job.recipe
+        if recipe.calibration.set is None:
+            raise CalibrationError(f"{recipe.name}: no calibration data", NO_CALIBRATION)
+        self._place = find_set(recipe.calibration.set, recipe.folder)
+        self._calibration = load_set(self._place)
+
+    def run(self, key: SecretKey) -> Result:
+        with self._timed("ingest"):
+            ingested = self._ingest()
+        meta = _Meta.of(ingested)
+        with self._timed("quantize"):
+            quantized = self._quantize(ingested, meta)
+        with self._timed("compile"):
+            program = self._compile(quantized)
+        with self._timed("runtime"):
+            runtime = self._runtime()
+        with self._timed("package"):
+            packed = self._package(meta, program, runtime, self._golden(quantized, meta))
+        with tempfile.TemporaryDirectory(prefix="edgebuild-") as folder:
+            test = _Test(Path(folder), packed, runtime, self._job.target)
+            with self._timed("check"):
+                checked = self._check(test)
+            with self._timed("evaluate"):
+                accuracy = self._evaluate(test, ingested, quantized, meta)
+            baseline = self._baseline(test, quantized) if self._job.baseline else None
+        with self._timed("sign"):
+            data = sign.sign(packed.manifest, packed.files, key)
+        made = report.of_build(
+            packed.manifest,
+            read_plan(program.read("plan.bin")),
+            float_bytes=meta.float_bytes,
+            quantization=quantized.json("report.json"),
+            checked=checked,
+            accuracy=accuracy,
+        )
+        made |= {"parity": meta.parity, "signer": key.public.name, "bundle_bytes": len(data), "seconds": self._seconds}
+        if baseline is not None:
+            made["baseline"] = baseline
+        manifest = packed.manifest
+        return Result(f"{manifest.name}-{manifest.version}-{manifest.target}", data, made)
+
+    @contextmanager
+    def _timed(self, stage: str) -> Iterator[None]:
+        self._listener.started(stage)
+        self._cached = False
+        start = time.perf_counter()
+        yield
+        self._seconds[stage] = round(time.perf_counter() - start, 3)
+        self._listener.finished(stage, self._seconds[stage], cached=self._cached)
+
+    def _entry(self, stage: str, inputs: Iterable[str], make: Callable[[], dict[str, bytes]]) -> _Entry:
+        """The cached result of a stage, made when it is missing."""
+        own = digest.of_modules(("core", *_SOURCES[stage]))
+        key = digest.of_parts(stage, sys.version, own, digest.of_packages(_PACKAGES[stage]), *inputs)
+        folder = self._cache.get(key)
+        self._cached = folder is not None
+        return _Entry(folder or self._cache.put(key, make()))
+
+    def _progress(self, stage: str, total: int | None) -> Callable[[int], None]:
+        return lambda done: self._listener.advanced(stage, done, total)
+
+    def _ingest(self) -> _Entry:
+        job = self._job
+        inputs = [_source_digest(job.recipe), str(job.untrained), self._calibration.digest()]
+        return self._entry("ingest", inputs, self._make_ingest)
+
+    def _make_ingest(self) -> dict[str, bytes]:
+        import edgebuild.stages.ingest.onnx as onnx_files  # noqa: PLC0415 - imports onnx
+
+        recipe = self._job.recipe
+        if recipe.model.onnx:
+            found = onnx_files.ingest(recipe.folder / recipe.model.onnx)
+        else:
+            from edgebuild.stages.ingest import pytorch  # noqa: PLC0415 - imports torch
+
+            found = pytorch.export(recipe, untrained=self._job.untrained)
+        meta = _Meta(
+            function=found.entry.name,
+            trigger=found.entry.trigger,
+            timeout_ms=found.entry.timeout_ms,
+            quality=found.quality,
+            parity=found.parity,
+            inputs=onnx_files.model_inputs(found.model),
+            outputs=onnx_files.model_outputs(found.model),
+            float_bytes=_weight_bytes(found.model),
+        )
+        return {"model.onnx": found.model.SerializeToString(deterministic=True), "meta.json": meta.to_json()}
+
+    def _quantize(self, ingested: _Entry, meta: _Meta) -> _Entry:
+        settings = self._job.recipe.calibration
+
+        def make() -> dict[str, bytes]:
+            from edgebuild.stages.quantize import quantize  # noqa: PLC0415 - imports onnxruntime
+
+            quantized = quantize(
+                _model(ingested),
+                lambda: self._calibration.samples(meta.inputs, settings.samples),
+                observer=settings.observer,
+                percentile=settings.percentile,
+                progress=self._progress("quantize", settings.samples),
+            )
+            return {
+                "model.onnx": quantized.model.SerializeToString(deterministic=True),
+                "report.json": _json(quantized.report),
+            }
+
+        return self._entry("quantize", [ingested.digest, self._calibration.digest(), repr(settings)], make)
+
+    def _compile(self, quantized: _Entry) -> _Entry:
+        target = self._job.target
+
+        def make() -> dict[str, bytes]:
+            from edgebuild.stages.compile import compile_model  # noqa: PLC0415 - imports TVM
+
+            made = compile_model(_model(quantized), target)
+            return {"program.so": made.program_so, "plan.bin": made.plan, "weights.bin": made.weights}
+
+        anonymous = dataclasses.replace(target, name="", description="")
+        return self._entry("compile", [quantized.digest_of("model.onnx"), repr(anonymous)], make)
+
+    def _runtime(self) -> Path:
+        from edgebuild.stages.runtime import runtime_binary  # noqa: PLC0415
+
+        return runtime_binary(self._job.target.triple)
+
+    def _golden(self, quantized: _Entry, meta: _Meta) -> dict[str, bytes]:
+        def make() -> dict[str, bytes]:
+            from edgebuild.reference import Interpreter  # noqa: PLC0415 - imports onnx
+
+            interpreter = Interpreter(_model(quantized))
+            samples = self._calibration.samples(meta.inputs, check.GOLDEN_SAMPLES)
+            pairs = [(sample, interpreter.run(sample)) for sample in samples]
+            return check.golden_files([i.name for i in meta.inputs], [o.name for o in meta.outputs], pairs)
+
+        entry = self._entry("golden", [quantized.digest_of("model.onnx"), self._calibration.digest()], make)
+        return {path.name: path.read_bytes() for path in entry.folder.iterdir()}
+
+    def _package(self, meta: _Meta, program: _Entry, runtime: Path, golden: dict[str, bytes]) -> package.Package:
+        recipe = self._job.recipe
+        contents = package.Contents(
+            name=self._job.name,
+            version=self._job.version,
+            quality=meta.quality,
+            function=meta.function,
+            trigger=meta.trigger,
+            timeout_ms=meta.timeout_ms,
+            inputs=meta.inputs,
+            outputs=meta.outputs,
+            runtime=runtime.read_bytes(),
+            program_so=program.read("program.so"),
+            plan=program.read("plan.bin"),
+            weights=program.read("weights.bin"),
+            golden=golden,
+            sources=_handler_sources(recipe),
+        )
+        return package.package(contents, self._job.target)
+
+    def _check(self, test: "_Test") -> dict[str, Any]:
+        if test.prefix is None:
+            return {"checked": False, "reason": test.reason, "latency_us": None, "latency_reason": test.reason}
+
+        def make() -> dict[str, bytes]:
+            check.check(test.trial)
+            latency, reason = None, "the target is another kind of CPU"
+            if test.trial.native:
+                latency, reason = runner.summary(check.latency(test.trial, test.golden_inputs, test.folder)), ""
+            found = {"checked": True, "reason": "", "latency_us": latency, "latency_reason": reason}
+            return {"check.json": _json(found)}
+
+        found: dict[str, Any] = self._entry("check", [test.digest, str(test.prefix)], make).json("check.json")
+        return found
+
+    def _evaluate(self, test: "_Test", ingested: _Entry, quantized: _Entry, meta: _Meta) -> dict[str, Any]:
+        held_out = has_test(self._place)
+        data = load_set(self._place, "test") if held_out else self._calibration
+        whole = None if held_out else self._job.recipe.calibration.samples
+
+        def make() -> dict[str, bytes]:
+            from edgebuild.stages import evaluate  # noqa: PLC0415 - imports onnxruntime
+
+            if test.native:
+                integer, limit = evaluate.program(test.trial, meta.outputs, test.folder), whole
+            else:
+                macs = read_plan(test.package.files["plan.bin"]).macs_total
+                limit = min(whole or sys.maxsize, evaluate.interpreter_limit(macs))
+                integer = evaluate.interpreter(_model(quantized))
+            found = evaluate.evaluate(_model(ingested), integer, data.labelled(meta.inputs, limit)).to_json()
+            found["data"] = "test" if held_out else "calibration"
+            found["engine"] = "edgebuild-run" if test.native else "interpreter"
+            return {"accuracy.json": _json(found)}
+
+        keys = [ingested.digest, quantized.digest, data.digest(), str(whole), test.digest if test.native else ""]
+        found: dict[str, Any] = self._entry("evaluate", keys, make).json("accuracy.json")
+        self._accept(found, meta)
+        return found
+
+    def _accept(self, accuracy: dict[str, Any], meta: _Meta) -> None:
+        """The recipe's budget; a part of the samples, and untrained weights, say too little to fail a build."""
+        accept = self._job.recipe.accept
+        judged = accuracy["engine"] == "edgebuild-run" and meta.quality == "trained"
+        if accept is None or not judged or accuracy["metric"] != accept.metric:
+            return
+        if accuracy["drop"] > accept.max_drop:
+            raise CheckError(
+                f"{self._job.recipe.name}: INT8 loses {accuracy['drop']:.2f} points of {accept.metric}; "
+                f"[accept] max_drop allows {accept.max_drop:g}",
+                'calibrate on more samples, or try [calibration] observer = "percentile"',
+            )
+
+    def _baseline(self, test: "_Test", quantized: _Entry) -> dict[str, Any]:
+        from edgebuild.stages import baseline  # noqa: PLC0415 - imports onnxruntime
+
+        if not test.native:
+            raise CheckError("--baseline compares on this machine, which cannot run the target", "use --target host")
+        golden = test.golden_inputs
+        sample = {name: array[0] for name, array in golden.items()}
+
+        def ours(runs: int) -> list[float]:
+            return check.latency(test.trial, golden, test.folder, runs)
+
+        return baseline.compare(ours, _model(quantized), sample)
+
+
+class _Test:
+    """The packed bundle under an ephemeral key, for what is run before the real key signs it."""
+
+    def __init__(self, folder: Path, packed: package.Package, runtime: Path, target: Target) -> None:
+        self.folder = folder
+        self.package = packed
+        self.prefix, self.reason = runner.prefix_for(target)
+        self._runtime = runtime
+
+    @property
+    def native(self) -> bool:
+        return self.prefix == ()
+
+    @property
+    def digest(self) -> str:
+        files = (part for file in self.package.manifest.files for part in (file.path, file.sha256))
+        return digest.of_parts(*self.package.manifest.needs, *files)
+
+    @cached_property
+    def trial(self) -> Trial:
+        assert self.prefix is not None
+        key = minisign.generate()
+        bundle, trust = self.folder / "test.ebundle", self.folder / "trust"
+        bundle.write_bytes(sign.sign(self.package.manifest, self.package.files, key))
+        trust.write_bytes(key.public.file())
+        return Trial(self.prefix, self._runtime, bundle, trust)
+
+    @cached_property
+    def golden_inputs(self) -> "dict[str, np.ndarray[Any, Any]]":
+        import io  # noqa: PLC0415
+
+        import numpy as np  # noqa: PLC0415 - an unchanged build does without it
+
+        files, inputs = self.package.files, self.package.manifest.inputs
+        return {item.name: np.load(io.BytesIO(files[f"golden/in-{i}.npy"])) for i, item in enumerate(inputs)}
+
+
+def write_output(result: Result, out: Path) -> Path:
+    """Writes bundle and report into `out`, both or neither; returns the bundle's path."""
+    names = f"{result.stem}.ebundle", f"{result.stem}.report.json"
+    disk.write_together(out, {names[0]: result.bundle, names[1]: _json(result.report)})
+    return out / names[0]
+
+
+def _source_digest(recipe: Recipe) -> str:
+    if not (recipe.folder / RECIPE_FILE).is_file() and recipe.model.onnx:
+        path = recipe.folder / recipe.model.onnx
+        files = [path, *_external_data(path)]
+        return digest.of_parts(path.stem, *(digest.of_file(file) for file in files if file.is_file()))
+    return recipe.digest()
+
+
+def _external_data(path: Path) -> list[Path]:
+    """Files that an ONNX file keeps weights in, found without the package onnx: values of the key `location`."""
+    data = path.read_bytes()
+    ends = ((match.end(), match.group(1)[0]) for match in _EXTERNAL_DATA.finditer(data))
+    names = {data[end : end + length].decode(errors="replace") for end, length in ends}
+    return [path.parent / name for name in sorted(names)]
+
+
+def _handler_sources(recipe: Recipe) -> dict[str, bytes]:
+    if recipe.function is None:
+        return {}
+    paths = (*recipe.folder.glob("*.py"), recipe.folder / RECIPE_FILE)
+    return {path.name: path.read_bytes() for path in paths}
+
+
+def _model(entry: _Entry) -> "onnx.ModelProto":
+    import onnx  # noqa: PLC0415 - an unchanged build does without it
+
+    return onnx.load_model_from_string(entry.read("model.onnx"))
+
+
+def _weight_bytes(model: "onnx.ModelProto") -> int:
+    """Bytes of all constants of a graph."""
+    import onnx  # noqa: PLC0415
+
+    sizes = (onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type).itemsize for tensor in model.graph.initializer)
+    counts = (math.prod(tensor.dims) for tensor in model.graph.initializer)
+    return sum(size * count for size, count in zip(sizes, counts, strict=True))
+
+
+def _json(value: object) -> bytes:
+    return (json.dumps(value, indent=2) + "\n").encode()

@@ -1,0 +1,108 @@
+"""The report of a build and the description of a bundle: plain values with stable keys, documented here.
+
+Report: `name, version, target, quality, signer`; `checked` and, when it is false, `check_reason`; `accuracy` {metric,
+float, int8, drop, samples, data, engine}: percent, but for the metric `cosine`; `size` {float_bytes, int8_bytes,
+ratio}: weights in float32, and weights.bin; `latency_us` {min, median, p99} of one thread, or null and
+`latency_reason`; `macs` {total, integer}; `float_operators` [{name, kind}]; `arena_bytes, scratch_bytes,
+runtime_bytes, bundle_bytes`; `seconds` by stage; `parity`: graph against the handler run eagerly; `quantization`:
+what the quantizer did; with --baseline `baseline` {edgebuild, onnxruntime}: latency in turns.
+
+Description: `name, version, target, release, arch, needs, abi, quality, function, trigger, timeout_ms, verified`;
+`signer`: key id; `inputs`, `outputs` [{name, shape, dtype}]; `files` [{path, size, sha256}]; `ops` [{name, kind,
+inputs, outputs, macs, integer}] with [{name, shape, dtype, space}]; `macs` {total, integer}; `arena_bytes,
+scratch_bytes`.
+"""
+
+from typing import Any
+
+from edgebuild.core.bundle import Bundle
+from edgebuild.core.manifest import Manifest, Tensor, Trigger
+from edgebuild.core.plan import Plan, PlanOp, read_plan
+
+
+def of_build(
+    manifest: Manifest,
+    plan: Plan,
+    *,
+    float_bytes: int,
+    quantization: dict[str, Any],
+    checked: dict[str, Any],
+    accuracy: dict[str, Any],
+) -> dict[str, Any]:
+    """The report, without what only the end of a build knows."""
+    sizes = {file.path: file.size for file in manifest.files}
+    int8_bytes = sizes["weights.bin"]
+    return {
+        "name": manifest.name,
+        "version": manifest.version,
+        "target": manifest.target,
+        "quality": manifest.quality,
+        "checked": checked["checked"],
+        "check_reason": checked["reason"],
+        "accuracy": accuracy,
+        "size": {
+            "float_bytes": float_bytes,
+            "int8_bytes": int8_bytes,
+            "ratio": round(int8_bytes / float_bytes, 4) if float_bytes else 0.0,
+        },
+        "latency_us": checked["latency_us"],
+        "latency_reason": checked["latency_reason"],
+        "macs": {"total": plan.macs_total, "integer": plan.macs_integer},
+        "float_operators": [{"name": op.name, "kind": op.kind} for op in plan.ops if not op.integer],
+        "arena_bytes": plan.arena_bytes,
+        "scratch_bytes": plan.scratch_bytes,
+        "runtime_bytes": sizes["edgebuild-run"],
+        "quantization": quantization,
+    }
+
+
+def of_bundle(bundle: Bundle, claimed_signer: str) -> dict[str, Any]:
+    """The description of a bundle; `claimed_signer` is the key id in its signature."""
+    manifest = bundle.manifest
+    plan = read_plan(bytes(bundle.files["plan.bin"]))
+    return {
+        "name": manifest.name,
+        "version": manifest.version,
+        "target": manifest.target,
+        "release": manifest.release,
+        "arch": manifest.arch,
+        "needs": list(manifest.needs),
+        "abi": manifest.abi,
+        "quality": manifest.quality,
+        "function": manifest.function,
+        "trigger": trigger_text(manifest.trigger),
+        "timeout_ms": manifest.timeout_ms,
+        "signer": claimed_signer,
+        "verified": bundle.signer is not None,
+        "inputs": [_tensor(tensor) for tensor in manifest.inputs],
+        "outputs": [_tensor(tensor) for tensor in manifest.outputs],
+        "files": [{"path": file.path, "size": file.size, "sha256": file.sha256} for file in manifest.files],
+        "ops": [_op(plan, op) for op in plan.ops],
+        "macs": {"total": plan.macs_total, "integer": plan.macs_integer},
+        "arena_bytes": plan.arena_bytes,
+        "scratch_bytes": plan.scratch_bytes,
+    }
+
+
+def trigger_text(trigger: Trigger) -> str:
+    return trigger.kind if trigger.value is None else f"{trigger.kind} {trigger.value}"
+
+
+def _tensor(tensor: Tensor) -> dict[str, Any]:
+    return {"name": tensor.name, "shape": list(tensor.shape), "dtype": tensor.dtype}
+
+
+def _op(plan: Plan, op: PlanOp) -> dict[str, Any]:
+    return {
+        "name": op.name,
+        "kind": op.kind,
+        "inputs": [_operand(plan, index) for index in op.inputs],
+        "outputs": [_operand(plan, index) for index in op.outputs],
+        "macs": op.macs,
+        "integer": op.integer,
+    }
+
+
+def _operand(plan: Plan, index: int) -> dict[str, Any]:
+    tensor = plan.tensors[index]
+    return {"name": tensor.name, "shape": list(tensor.shape), "dtype": tensor.dtype, "space": tensor.space}

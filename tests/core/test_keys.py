@@ -1,0 +1,67 @@
+import stat
+from pathlib import Path
+
+import pytest
+
+from edgebuild.core import keys, minisign
+from edgebuild.core.errors import BundleError
+
+
+@pytest.fixture(autouse=True)
+def config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
+    monkeypatch.delenv("EDGEBUILD_KEY", raising=False)
+    return tmp_path / "edgebuild"
+
+
+def test_a_development_key_is_made_once_and_trusted(config: Path) -> None:
+    first, second = keys.signing_key(None), keys.signing_key(None)
+    assert first == second
+    path = config / "keys" / "dev.key"
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    assert keys.load_public(config / "keys" / "dev.key.pub") == first.public
+    assert keys.load_trust(config / "trust") == {first.key_id: first.public}
+
+
+def test_trust_only_grows(config: Path, key) -> None:
+    trust = config / "trust"
+    config.mkdir()
+    trust.write_text(f"# the team\n{key.public.line()}")
+    made = keys.signing_key(None)
+    assert keys.load_trust(trust) == {key.key_id: key.public, made.key_id: made.public}
+    assert trust.read_text().startswith(f"# the team\n{key.public.line()}\n")
+
+
+def test_a_chosen_key_is_used_and_not_trusted_by_itself(config: Path, key, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = config.parent / "release.key"
+    keys.write_new(path, key)
+    assert keys.signing_key(path) == key
+    monkeypatch.setenv("EDGEBUILD_KEY", str(path))
+    assert keys.signing_key(None) == key
+    assert not (config / "trust").exists()
+
+
+def test_an_existing_key_is_not_replaced(tmp_path: Path, key) -> None:
+    path = tmp_path / "key"
+    keys.write_new(path, key)
+    keys.write_new(path, minisign.generate())
+    assert keys.load_secret(path) == key
+    assert sorted(found.name for found in tmp_path.iterdir()) == ["key", "key.pub"]
+
+
+def test_a_key_file_of_a_wrong_format_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "key.pem"
+    path.write_text("-----BEGIN PRIVATE KEY-----\n")
+    with pytest.raises(BundleError, match=f"{path}: not a minisign secret key") as caught:
+        keys.signing_key(path)
+    assert "expected a minisign secret key without a password" in caught.value.hint
+
+
+def test_a_missing_key_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(BundleError, match=r"nothing\.key: no such key file"):
+        keys.signing_key(tmp_path / "nothing.key")
+
+
+def test_a_public_key_is_found_in_either_file(tmp_path: Path, key) -> None:
+    keys.write_new(tmp_path / "k", key)
+    assert keys.load_public(tmp_path / "k") == keys.load_public(tmp_path / "k.pub") == key.public
