@@ -10,7 +10,7 @@ what the quantizer did; with --baseline `baseline` {edgebuild, onnxruntime}: lat
 Description: `name, version, target, release, arch, needs, abi, quality, function, trigger, timeout_ms, verified`;
 `signer`: key id; `inputs`, `outputs` [{name, shape, dtype}]; `files` [{path, size, sha256}]; `ops` [{name, kind,
 inputs, outputs, macs, integer}] with [{name, shape, dtype, space}]; `macs` {total, integer}; `arena_bytes,
-scratch_bytes`.
+scratch_bytes`; the memory plan: `tensors` [{name, shape, dtype, space, offset, bytes}].
 """
 
 from typing import Any
@@ -81,6 +81,10 @@ def of_bundle(bundle: Bundle, claimed_signer: str) -> dict[str, Any]:
         "macs": {"total": plan.macs_total, "integer": plan.macs_integer},
         "arena_bytes": plan.arena_bytes,
         "scratch_bytes": plan.scratch_bytes,
+        "tensors": [
+            {**_operand(plan, index), "offset": tensor.offset, "bytes": tensor.nbytes}
+            for index, tensor in enumerate(plan.tensors)
+        ],
     }
 
 

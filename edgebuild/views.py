@@ -48,11 +48,11 @@ class StageProgress:
             self._progress.update(self._tasks[stage], completed=done, total=total)
 
     def finished(self, stage: str, seconds: float, *, cached: bool) -> None:
-        note = "cached" if cached else ""
+        note = f"{seconds:8.2f} s{'  cached' if cached else ''}"
         if self._live:
             self._progress.update(self._tasks[stage], completed=1, total=1, note=note)
         elif self._plain:
-            self._console.print(f"{stage:10}{seconds:8.2f} s  {note}".rstrip(), highlight=False)
+            self._console.print(f"{stage:10}{note}", highlight=False)
 
 
 def size(count: int) -> str:
@@ -75,7 +75,9 @@ def rows(title: str, pairs: Iterable[tuple[str, str]]) -> Table:
 
 def columns(title: str, heads: Sequence[str], cells: Iterable[Sequence[str]]) -> Table:
     """A table with a header."""
-    table = Table(*heads, title=title, title_justify="left", title_style="bold", box=None, pad_edge=False)
+    table = Table(title=title, title_justify="left", title_style="bold", box=None, pad_edge=False)
+    for head in heads:
+        table.add_column(head, overflow="fold")
     for row in cells:
         table.add_row(*row)
     return table
@@ -145,8 +147,12 @@ def inspection(found: dict[str, Any]) -> list[Table]:
         ],
     )
     files = columns("files", ["path", "size", "SHA-256"], _file_cells(found["files"]))
-    ops = columns("operators", ["name", "kind", "outputs", "MACs", "arithmetic"], map(_op_cells, found["ops"]))
-    return [head, files, ops]
+    ops = columns(
+        "operators", ["name", "kind", "inputs", "outputs", "MACs", "arithmetic"], map(_op_cells, found["ops"])
+    )
+    arena = sorted((item for item in found["tensors"] if item["space"] == "arena"), key=lambda item: item["offset"])
+    cells = ([f"{item['offset']:,}", f"{item['bytes']:,}", _tensor(item)] for item in arena)
+    return [head, files, ops, columns("memory plan: tensors in the arena", ["offset", "bytes", "tensor"], cells)]
 
 
 def _file_cells(files: list[dict[str, Any]]) -> list[list[str]]:
@@ -154,8 +160,9 @@ def _file_cells(files: list[dict[str, Any]]) -> list[list[str]]:
 
 
 def _op_cells(op: dict[str, Any]) -> list[str]:
-    outputs = " ".join(f"{item['dtype']}{item['shape']}" for item in op["outputs"])
-    return [op["name"], op["kind"], outputs, f"{op['macs']:,}", "integer" if op["integer"] else "float32"]
+    inputs = [item for item in op["inputs"] if item["space"] == "arena"]
+    shapes = (" ".join(f"{item['dtype']}{item['shape']}" for item in items) for items in (inputs, op["outputs"]))
+    return [op["name"], op["kind"], *shapes, f"{op['macs']:,}", "integer" if op["integer"] else "float32"]
 
 
 def _tensor(item: dict[str, Any]) -> str:

@@ -100,8 +100,16 @@ def _depth_to_space(node: Node, x: Array, _: Inputs) -> list[Array]:
 def _space_to_depth(node: Node, x: Array, _: Inputs) -> list[Array]:
     block = node.attributes["blocksize"]
     n, c, h, w = x.shape
-    order = x.reshape(n, c, h // block, block, w // block, block).transpose(0, 3, 5, 1, 2, 4)
+    blocks = x.reshape(n, c, h // block, block, w // block, block)
+    depth_first = node.attributes.get("mode", b"DCR") == b"DCR"
+    order = blocks.transpose(0, 3, 5, 1, 2, 4) if depth_first else blocks.transpose(0, 1, 3, 5, 2, 4)
     return [order.reshape(n, c * block**2, h // block, w // block)]
+
+
+def _dropout(node: Node, x: Array, _: Inputs) -> list[Array]:
+    if len(node.outputs) > 1:
+        raise ModelError(f"Dropout ({node.name!r}) is in training mode", "export the model in evaluation mode")
+    return [x]
 
 
 def _nearest(node: Node, x: Array, inputs: Inputs) -> list[Array]:
@@ -130,7 +138,7 @@ def pad(node: Node, x: Array, inputs: Inputs, value: Any) -> Array:
 
 MOVES: dict[str, Move] = {
     "DepthToSpace": _depth_to_space,
-    "Dropout": lambda _, x, __: [x],
+    "Dropout": _dropout,
     "Expand": _expand,
     "Flatten": _flatten,
     "Gather": _gather,

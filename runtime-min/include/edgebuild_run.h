@@ -104,7 +104,7 @@ eb_bytes eb_file(const eb_model *model, const char *path);
 /* Runs the model once, in the default floating-point environment. */
 void eb_run(eb_model *model);
 
-/* The same, and adds the time of each operator in nanoseconds to `nanoseconds[eb_op_count]`. */
+/* The same with all threads, and writes the time of each operator in nanoseconds to `nanoseconds[eb_op_count]`. */
 void eb_run_profiled(eb_model *model, uint64_t *nanoseconds);
 
 uint32_t eb_op_count(const eb_model *model);

@@ -270,7 +270,7 @@ void eb_run_profiled(eb_model *model, uint64_t *nanoseconds) {
   for (uint32_t i = 0; i < model->plan.op_count; i++) {
     eb_pool_run(&model->pool, &model->steps[i], together);
     uint64_t after = now_ns();
-    nanoseconds[i] += after - before;
+    nanoseconds[i] = after - before;
     before = after;
   }
   eb_float_leave(environment);

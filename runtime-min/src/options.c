@@ -21,7 +21,7 @@ const char eb_options_help[] =
     "  --threads N        threads, 1 to 64 (default: the processor's cores, at most 4)\n"
     "  --repeat N         run each frame N times; latency_us is the median\n"
     "  --no-pace          do not wait for the ticks of a timer trigger\n"
-    "  --profile          print the time of each operator on standard error\n"
+    "  --profile          print the least time of each operator on standard error\n"
     "  --check            run the golden inputs of the bundle and compare the outputs byte for byte\n"
     "  --verify           verify the bundle and run nothing\n"
     "  --json             summary and errors as JSON\n"

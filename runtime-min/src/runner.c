@@ -12,7 +12,8 @@
 static eb_status open_memory(struct eb_runner *runner, eb_error *error) {
   uint32_t inputs = eb_input_count(runner->model);
   size_t ops = eb_op_count(runner->model) * sizeof *runner->op_ns;
-  size_t size = eb_align_up(inputs * sizeof *runner->source) + eb_align_up(ops) + 2 * eb_align_up(sizeof *runner->all);
+  size_t size =
+      eb_align_up(inputs * sizeof *runner->source) + 2 * eb_align_up(ops) + 2 * eb_align_up(sizeof *runner->all);
   for (uint32_t i = 0; i < inputs; i++) {
     size += eb_align_up(EB_STREAM_BUFFER) + eb_align_up(eb_source_memory(eb_input(runner->model, i)));
   }
@@ -20,6 +21,7 @@ static eb_status open_memory(struct eb_runner *runner, eb_error *error) {
   if (status) return status;
   runner->source = eb_arena_take(&runner->memory, inputs * sizeof *runner->source);
   runner->op_ns = eb_arena_take(&runner->memory, ops);
+  runner->op_least_ns = eb_arena_take(&runner->memory, ops);
   runner->all = eb_arena_take(&runner->memory, sizeof *runner->all);
   runner->frame = eb_arena_take(&runner->memory, sizeof *runner->frame);
   return EB_OK;
@@ -111,6 +113,14 @@ static eb_status read_frame(struct eb_runner *runner, bool *end, eb_error *error
   return EB_OK;
 }
 
+static void run_profiled(struct eb_runner *runner) {
+  eb_run_profiled(runner->model, runner->op_ns);
+  bool first = runner->all->count == 0;
+  for (uint32_t i = 0; i < eb_op_count(runner->model); i++) {
+    if (first || runner->op_ns[i] < runner->op_least_ns[i]) runner->op_least_ns[i] = runner->op_ns[i];
+  }
+}
+
 /* Runs one frame --repeat times; the median of the times in nanoseconds. */
 static uint64_t run_frame(struct eb_runner *runner) {
   uint32_t repeat = runner->options->repeat;
@@ -119,7 +129,7 @@ static uint64_t run_frame(struct eb_runner *runner) {
   for (uint32_t i = 0; i < repeat; i++) {
     uint64_t start = eb_clock_ns();
     if (runner->options->profile) {
-      eb_run_profiled(runner->model, runner->op_ns);
+      run_profiled(runner);
     } else {
       eb_run(runner->model);
     }
@@ -170,24 +180,25 @@ static void report_summary(const struct eb_runner *runner, struct eb_json *out) 
 
 static void report_op(const struct eb_runner *runner, uint32_t index, uint64_t total_ns, struct eb_json *out) {
   eb_op op = eb_op_at(runner->model, index);
-  double mean = microseconds(runner->op_ns[index]) / (double)runner->all->count;
-  double share = total_ns ? (double)runner->op_ns[index] / (double)total_ns : 0;
-  double gmacs = mean > 0 ? (double)op.macs / mean / 1000 : 0;
+  uint64_t least_ns = runner->op_least_ns[index];
+  double share = total_ns ? (double)least_ns / (double)total_ns : 0;
+  double gmacs = least_ns ? (double)op.macs / (double)least_ns : 0;
   if (!runner->options->json) {
-    eb_json_print(out, "%10.3f us %5.1f %% %7.2f GMAC/s  %-20.40s %.200s\n", mean, 100 * share, gmacs, op.kind,
-                  op.name);
+    eb_json_print(out, "%10.3f us %5.1f %% %7.2f GMAC/s  %-20.40s %.200s\n", microseconds(least_ns), 100 * share, gmacs,
+                  op.kind, op.name);
     return;
   }
   eb_json_print(out, "{\"op\":");
   eb_json_string(out, op.name);
   eb_json_print(out, ",\"kind\":");
   eb_json_string(out, op.kind);
-  eb_json_print(out, ",\"latency_us\":%.3f,\"share\":%.4f,\"macs\":%llu}\n", mean, share, (unsigned long long)op.macs);
+  eb_json_print(out, ",\"latency_us\":%.3f,\"share\":%.4f,\"macs\":%llu}\n", microseconds(least_ns), share,
+                (unsigned long long)op.macs);
 }
 
 static void report_profile(const struct eb_runner *runner, struct eb_json *out) {
   uint64_t total = 0;
-  for (uint32_t i = 0; i < eb_op_count(runner->model); i++) total += runner->op_ns[i];
+  for (uint32_t i = 0; i < eb_op_count(runner->model); i++) total += runner->op_least_ns[i];
   for (uint32_t i = 0; i < eb_op_count(runner->model); i++) report_op(runner, i, total, out);
 }
 

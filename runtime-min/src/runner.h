@@ -16,7 +16,8 @@ struct eb_runner {
   uint64_t next_tick_ns; /* timer trigger; 0 before the first frame */
   struct eb_arena memory;
   struct eb_source *source; /* one for each input */
-  uint64_t *op_ns;          /* --profile */
+  uint64_t *op_ns;          /* --profile: the operators of one run, and the least of all runs */
+  uint64_t *op_least_ns;
   struct eb_latency *all;   /* every run */
   struct eb_latency *frame; /* the runs of one frame */
 };

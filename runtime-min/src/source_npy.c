@@ -151,7 +151,7 @@ static eb_status read_length(struct eb_source *source, size_t *length, eb_error 
 static eb_status npy_open(struct eb_source *source, eb_error *error) {
   char text[HEADER_MAX] = {0};
   struct header header = {0};
-  size_t length, got;
+  size_t length = 0, got = 0;
   eb_status status = read_length(source, &length, error);
   if (!status) status = eb_stream_read(&source->stream, text, length, &got, error);
   if (status) return status;

@@ -6,11 +6,12 @@ import time
 from pathlib import Path
 
 import pytest
+from machine import Machine
 
+from edgebuild.core.errors import CompileError, EnvironmentProblem
 from edgebuild.core.resources import resource
 from edgebuild.stages import runtime
 from edgebuild.stages.runtime import build_runtime, release_build, runtime_binary
-from tests.runtime.conftest import Machine
 
 TRIPLES = ("x86_64-linux-gnu", "aarch64-linux-gnu")
 SIZE_BUDGET = 400_000
@@ -88,3 +89,29 @@ def test_includes_point_down() -> None:
     for path in [*(root / "src").iterdir(), *(root / "include").iterdir()]:
         for included in re.findall(r'^#include "([^"]+)\.h"', path.read_text(), re.MULTILINE):
             assert rank[included] <= rank[path.stem], f"{path.name} includes {included}.h"
+
+
+def test_no_package_index(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("EDGEBUILD_CACHE", str(tmp_path))
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+    with pytest.raises(EnvironmentProblem, match=r"cannot get the source of libsodium \(PyNaCl") as caught:
+        runtime.libsodium_source()
+    assert "package index" in caught.value.hint
+    assert list(tmp_path.rglob("*")) == [tmp_path / "libsodium"]
+
+
+def test_no_clang(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(runtime.shutil, "which", lambda _: None)
+    with pytest.raises(EnvironmentProblem, match="clang is not installed") as caught:
+        runtime_binary(TRIPLES[0], sanitize=True)
+    assert caught.value.hint == "apt install clang"
+
+
+def test_build_that_fails_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    sodium = runtime.libsodium_source()
+    monkeypatch.setattr(runtime, "libsodium_source", lambda: sodium)
+    monkeypatch.setenv("EDGEBUILD_CACHE", str(tmp_path))
+    broken = runtime.Build(("/bin/false",), "0")
+    with pytest.raises(CompileError, match="the native runtime does not build"):
+        build_runtime(broken)
+    assert list(tmp_path.rglob("*")) == [tmp_path / "runtime"]

@@ -8,10 +8,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-
-from tests.runtime import tiny
-from tests.runtime.conftest import HOST, Machine
-from tests.runtime.tiny import H, W
+import tiny
+from machine import HOST, Machine
+from tiny import H, W
 
 RNG = np.random.default_rng(3)
 
@@ -221,3 +220,19 @@ def test_an_input_that_is_no_image(host: Machine, program: Callable[..., bytes])
     stream = f"YUV4MPEG2 W{W} H{H} C444\nFRAME\n".encode() + bytes(tiny.N)
     message = "standard input: the model's input frame is no uint8 image [H, W, 3]"
     assert wrong(host, bundle, message, "--input", "-", stdin=stream) == ""
+
+
+def test_several_inputs(checked: Machine, bundle: tiny.Bundle) -> None:
+    frames = tiny.golden_frames()
+    tables = np.stack([tiny.table()] * len(frames))
+    edits = (("output pixels", "input table uint8 256\noutput pixels"),)
+    two = bundle.but(plan=tiny.plan_bin(table_input=True), edits=edits, golden={"golden/in-1.npy": tiny.npy(tables)})
+    frame, table = checked.write("f.npy", tiny.npy(frames)), checked.write("t.npy", tiny.npy(tables))
+    arguments = ("--input", f"table={table}", "--input", f"frame={frame}")
+    np.testing.assert_array_equal(frames_seen(checked, two, *arguments), frames)
+    short = checked.write("s.npy", tiny.npy(tables[:2]))
+    message = "s.npy: it has fewer frames than the input before it"
+    out = wrong(checked, two, message, "--input", f"table={short}", "--input", f"frame={frame}")
+    assert len(out.splitlines()) == 2
+    wrong(checked, two, "no data for the model's input table", "--input", f"frame={frame}")
+    wrong(checked, two, "no data for the model's input frame", "--input", frame, "--input", f"table={table}")

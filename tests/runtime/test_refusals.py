@@ -5,9 +5,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-
-from tests.runtime import tiny
-from tests.runtime.conftest import HOST, QEMU_AARCH64, Machine
+import tiny
+from machine import HOST, QEMU_AARCH64, Machine
 
 OK, INPUT, REFUSED, CHECK, UNSUPPORTED, IO = range(6)
 OTHER_KEY = tiny.Key.new(2)

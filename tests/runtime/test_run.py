@@ -11,10 +11,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import tiny
+from machine import FUZZERS, HOST, Machine
 
 from edgebuild.core.zig import zig_cc
-from tests.runtime import tiny
-from tests.runtime.conftest import FUZZERS, HOST, Machine
 
 # Counts what asks for memory, and says so when the program ends.
 COUNTING_ALLOCATOR = """

@@ -106,11 +106,15 @@ def _op(name: str, kernel: int, first: int, count: int, work: int, grain: int) -
     return struct.pack("<8IQ", _name(name), _name(name), kernel, first, count, work, grain, 1, 0)
 
 
-def plan_bin(*, arena: int = 1024, grain: int = 8, more_ops: int = 0, weights: int = 256) -> bytes:
-    """SPEC 5. `more_ops` operators that look up a single byte come behind the others."""
+def plan_bin(
+    *, arena: int = 1024, grain: int = 8, more_ops: int = 0, weights: int = 256, table_input: bool = False
+) -> bytes:
+    """SPEC 5. `more_ops` operators that look up a single byte come behind the others; `table_input`: the table is the
+    second input.
+    """
     tensors = [
         _tensor("frame", U8, ARENA, (H, W, 3), 0, N),
-        _tensor("table", U8, WEIGHTS, (256,), 0, 256),
+        _tensor("table", U8, ARENA if table_input else WEIGHTS, (256,), 576 if table_input else 0, 256),
         _tensor("pixels", U8, ARENA, (H, W, 3), 192, N),
         _tensor("total", I32, ARENA, (), 384, 4),
         _tensor("mean", F32, ARENA, (), 448, 4),
@@ -120,7 +124,7 @@ def plan_bin(*, arena: int = 1024, grain: int = 8, more_ops: int = 0, weights: i
     ops += [_op("lookup", 0, 0, 3, 1, 1)] * more_ops
     written = 1 << 31
     args = [0, 1, 2 | written, 2, 3 | written, 4 | written, 5 | written]
-    inputs, outputs = [0], [2, 3, 4, 5]
+    inputs, outputs = [0, 1] if table_input else [0], [2, 3, 4, 5]
     counts = (len(tensors), len(ops), len(args), len(inputs), len(outputs), len(_STRINGS))
     header = struct.pack("<4s9I3Q", b"EBPL", 1, arena, 512, *counts, weights, 0, 0)
     indices = struct.pack(f"<{len(args) + len(inputs) + len(outputs)}I", *args, *inputs, *outputs)

@@ -61,7 +61,7 @@ def test_an_interrupt_leaves_nothing(digits: Built, tmp_path: Path) -> None:
     time.sleep(4)
     os.killpg(process.pid, signal.SIGINT)
     _, err = process.communicate(timeout=60)
-    assert process.returncode == 130, err
+    assert process.returncode in (130, -signal.SIGINT), err  # a shell says 130 for both
     assert err.endswith("error: interrupted\n")
     assert left_in(tmp_path / "out") == []
 

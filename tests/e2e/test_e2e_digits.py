@@ -104,6 +104,8 @@ def test_inspect_has_its_documented_keys(machine: Machine, digits: Built) -> Non
     assert found["macs"] == digits.report["macs"]
     assert found["macs"]["total"] == sum(op["macs"] for op in found["ops"])
     assert found["arena_bytes"] == digits.report["arena_bytes"]
+    last = max(item["offset"] + item["bytes"] for item in found["tensors"] if item["space"] == "arena")
+    assert last <= found["arena_bytes"] <= last + 63
     for op in found["ops"]:
         assert set(op) == {"name", "kind", "inputs", "outputs", "macs", "integer"}
         assert all(set(item) == {"name", "shape", "dtype", "space"} for item in (*op["inputs"], *op["outputs"]))

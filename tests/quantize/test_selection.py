@@ -1,0 +1,109 @@
+"""Which operators are quantized, where Q/DQ stand, and who shares parameters."""
+
+import numpy as np
+import onnx
+from quantize.models import boundaries, model, normal, samples
+
+from edgebuild.stages.quantize import Quantized, quantize
+
+RNG = np.random.default_rng(7)
+K = normal(RNG, 4, 4, 3, 3, scale=0.2)
+IN, OUT = "(float[1,4,8,8] x) =>", "(float[1,4,8,8] y)"
+
+
+def quantized(proto: onnx.ModelProto, shape: tuple[int, ...] = (1, 4, 8, 8)) -> Quantized:
+    return quantize(proto, lambda: samples(np.random.default_rng(0), shape))
+
+
+def body(text: str, **constants: object) -> dict[str, str]:
+    """Boundaries of `text` between two convolutions a and y."""
+    conv = "Conv<pads=[1,1,1,1]>"
+    return boundaries(
+        quantized(model(f"{IN} {OUT} {{ a = {conv}(x, k) {text} y = {conv}(z, k) }}", k=K, **constants)).model
+    )
+
+
+def test_a_relu_behind_a_conv_is_part_of_it() -> None:
+    assert list(body("z = Relu(a)")) == ["x", "z", "y_float"]
+
+
+def test_a_clip_behind_an_addition_is_part_of_it() -> None:
+    found = body("b = Sigmoid(a) c = Add(a, b) d = MaxPool<kernel_shape=[1,1]>(a) e = Add(c, d) z = Clip(e, lo, hi)",
+                 lo=np.float32(0), hi=np.float32(6))  # fmt: skip
+    assert "e" not in found
+
+
+def test_a_relu_whose_input_is_read_twice_has_an_own_boundary() -> None:
+    found = (
+        body("r = Relu(a) z = Concat<axis=1>(a, r)", k=normal(RNG, 4, 4, 3, 3))
+        if False
+        else body("r = Relu(a) z = Mul(r, p) q = Add(a, r)", p=np.float32(2))
+    )
+    assert {"a", "z"} <= set(found)
+
+
+def test_silu_is_one_function_of_one_tensor() -> None:
+    assert list(body("s = Sigmoid(a) z = Mul(a, s)")) == ["x", "a", "z", "y_float"]
+
+
+def test_a_decomposed_hard_swish_is_one_function_of_one_tensor() -> None:
+    found = body("b = Add(a, three) c = Clip(b, lo, hi) d = Mul(a, c) z = Div(d, hi)",
+                 three=np.float32(3), lo=np.float32(0), hi=np.float32(6))  # fmt: skip
+    assert list(found) == ["x", "a", "z", "y_float"]
+
+
+def test_squeeze_and_excite_multiplies_two_tensors() -> None:
+    found = body("g = GlobalAveragePool(a) f = Conv(g, w) s = HardSigmoid(f) z = Mul(a, s)", w=normal(RNG, 4, 4, 1, 1))
+    assert list(found) == ["x", "a", "g", "f", "s", "z", "y_float"]
+
+
+def test_moves_share_parameters_by_name() -> None:
+    found = body("t = Transpose<perm=[0,1,3,2]>(a) m = MaxPool<kernel_shape=[2,2], strides=[2,2]>(t) "
+                 'z = Resize<mode="nearest", nearest_mode="floor", coordinate_transformation_mode="asymmetric">(m, "", two)'
+                 .replace('""', "").replace("(m, , two)", "(m, none, two)"),
+                 two=np.float32([1, 1, 2, 2]), none=np.zeros(0, np.float32))  # fmt: skip
+    assert found["a"] == found["t"] == found["m"] == found["z"] == "a_scale"
+
+
+def test_a_concat_shares_with_inputs_that_nothing_else_reads() -> None:
+    split = "b = Relu(a) c = Conv<pads=[1,1,1,1]>(b, k) d = Sigmoid(c) e = Concat<axis=1>(b, c) z = Conv(e, w)"
+    found = body(split + " o = Conv(d, v)", w=normal(RNG, 4, 8, 1, 1), v=normal(RNG, 4, 4, 1, 1))
+    assert found["e"] != found["b"]
+    only = body("b = Relu(a) c = Conv<pads=[1,1,1,1]>(a, k) m = MaxPool<kernel_shape=[1,1]>(c) e = Concat<axis=1>(b, m) "
+                "z = Conv(e, w)", w=normal(RNG, 4, 8, 1, 1))  # fmt: skip
+    assert only["e"] == only["c"] == only["m"]
+
+
+def test_what_follows_the_last_layer_stays_float() -> None:
+    result = quantized(model(f"{IN} (float[1,4,8,8] p, int64[1,1,8,8] i) {{ a = Conv<pads=[1,1,1,1]>(x, k) s = Sigmoid(a) "
+                             "m = Mul(s, two) p = Softmax<axis=1>(m) i = ArgMax<axis=1>(p) }", k=K, two=np.float32(2)))  # fmt: skip
+    assert list(boundaries(result.model)) == ["x", "a"]
+    reasons = {row["operator"]: row["reason"] for row in result.report["float"]}
+    assert reasons["Sigmoid"] == reasons["Mul"] == "no quantized operator needs its result"
+    assert reasons["Softmax"] == "no integer form"
+
+
+def test_preprocessing_stays_float_also_a_small_colour_matrix() -> None:
+    result = quantized(model("(float[1,3,8,8] x) => (float[1,4,8,8] y) { n = Sub(x, mean) g = Conv(n, grey) "
+                             "y = Conv<pads=[1,1,1,1]>(g, k) }", mean=normal(RNG, 1, 3, 1, 1), grey=normal(RNG, 1, 3, 1, 1),
+                             k=normal(RNG, 4, 1, 3, 3)), (1, 3, 8, 8))  # fmt: skip
+    assert list(boundaries(result.model)) == ["g", "y_float"]
+    assert [row["reason"] for row in result.report["float"]] == [
+        "before the first layer with weights",
+        "part of the preprocessing",
+    ]
+
+
+def test_a_linear_resize_inside_the_network_stays_float() -> None:
+    found = quantized(model(f"{IN} {OUT} {{ a = Conv<pads=[1,1,1,1]>(x, k) r = Resize<mode=\"linear\">(a, none, half) "
+                            f"b = Resize<mode=\"linear\">(r, none, two) y = Conv<pads=[1,1,1,1]>(b, k) }}",
+                            k=K, none=np.zeros(0, np.float32), half=np.float32([1, 1, .5, .5]), two=np.float32([1, 1, 2, 2])))  # fmt: skip
+    assert list(boundaries(found.model)) == ["x", "a", "b", "y_float"]
+
+
+def test_a_sum_that_could_leave_int32_stays_float() -> None:
+    result = quantized(
+        model("(float[1,70000] x) => (float[1,2] y) { y = MatMul(x, w) }", w=normal(RNG, 70000, 2)), (1, 70000)
+    )
+    assert boundaries(result.model) == {}
+    assert "a sum of 70000 products may leave int32" in result.report["float"][0]["reason"]
