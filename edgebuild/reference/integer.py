@@ -40,8 +40,9 @@ def quantize(x: Array, params: Params) -> Bytes:
 
 
 def weight_multiplier(x: Params, weight_scale: Array, y: Params) -> Array:
-    """m[c] = f32(s_x·s_w[c]/s_y)."""
-    return (x.s * weight_scale.astype(np.float64) / y.s).astype(np.float32)
+    """m[c] = (s_x·s_w[c]) / s_y, in float32."""
+    product: Array = np.float32(x.s) * weight_scale.astype(np.float32)
+    return product / np.float32(y.s)
 
 
 def conv(x: View, weight: Array, w: Window, group: int) -> Array:
@@ -86,8 +87,8 @@ def bias(values: Array, x: Params, weight_scale: Array) -> Array:
 def add(a: View, b: View, y: Params, low: float, high: float) -> Bytes:
     """Residual add of two scales."""
     r_a, r_b = a.params.s / y.s, b.params.s / y.s
-    k = 20
-    while np.rint(max(r_a, r_b) * 2.0**k) > 1 << 14:
+    k = 24
+    while np.rint(max(r_a, r_b) * 2.0**k) > 1 << 21:
         k -= 1
     factors = [np.int32(np.rint(r * 2.0**k)) for r in (r_a, r_b)]
     acc: Array = factors[0] * _centred(a) + factors[1] * _centred(b)

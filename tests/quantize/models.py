@@ -11,10 +11,11 @@ Arrays = Mapping[str, np.ndarray]
 
 
 def model(text: str, **constants: object) -> onnx.ModelProto:
-    """A graph `(inputs) => (outputs) { nodes }` with opset 20; constants are float32 unless they are arrays of another type."""
+    """A graph `(inputs) => (outputs) { nodes }` of opset 20; constants without a NumPy type become float32."""
     graph = onnx.parser.parse_graph(f"g {text}")
     for name, value in constants.items():
-        array = value if isinstance(value, np.ndarray) and value.dtype != np.float64 else np.asarray(value, np.float32)
+        array = np.asarray(value)
+        array = array.astype(np.float32) if array.dtype == np.float64 else array
         graph.initializer.append(numpy_helper.from_array(array, name))
     for number, node in enumerate(graph.node):
         node.name = f"{node.op_type}_{number}"
@@ -22,14 +23,21 @@ def model(text: str, **constants: object) -> onnx.ModelProto:
     return onnx.shape_inference.infer_shapes(result, data_prop=True)
 
 
-def run(proto: onnx.ModelProto, inputs: Arrays) -> dict[str, np.ndarray]:
-    """Outputs of ONNX Runtime, with its exact 8-bit kernels."""
+def session(proto: onnx.ModelProto, *, optimized: bool = True) -> onnxruntime.InferenceSession:
+    """ONNX Runtime with its exact 8-bit kernels, or in float32 between Q/DQ when not optimized."""
     options = onnxruntime.SessionOptions()
+    if not optimized:
+        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     options.add_session_config_entry("session.x64quantprecision", "1")
     options.log_severity_level = 3
-    session = onnxruntime.InferenceSession(proto.SerializeToString(), options, providers=["CPUExecutionProvider"])
-    names = [o.name for o in session.get_outputs()]
-    return dict(zip(names, session.run(names, dict(inputs)), strict=True))
+    return onnxruntime.InferenceSession(proto.SerializeToString(), options, providers=["CPUExecutionProvider"])
+
+
+def run(proto: onnx.ModelProto, inputs: Arrays, *, optimized: bool = True) -> dict[str, np.ndarray]:
+    """Outputs of ONNX Runtime by name."""
+    loaded = session(proto, optimized=optimized)
+    names = [o.name for o in loaded.get_outputs()]
+    return dict(zip(names, loaded.run(names, dict(inputs)), strict=True))
 
 
 def operators(proto: onnx.ModelProto) -> list[str]:

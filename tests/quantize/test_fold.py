@@ -30,13 +30,15 @@ CASES: dict[str, tuple[onnx.ModelProto, list[str]]] = {
         ["Conv", "Relu"],
     ),
     "conv result read twice keeps its norm": (
-        model("(float[1,4,8,8] x) => (float[1,6,6,6] y) { c = Conv(x, w) n = BatchNormalization(c, g, b, m, v) y = Add(c, n) }",
+        model("(float[1,4,8,8] x) => (float[1,6,6,6] y) "
+              "{ c = Conv(x, w) n = BatchNormalization(c, g, b, m, v) y = Add(c, n) }",
               w=W3, **NORM),
         ["Conv", "Mul", "Add", "Add"],
     ),
     "norm between additions becomes depthwise": (
         model("(float[1,4,8,8] x) => (float[1,6,8,8] y) { a = Conv<pads=[1,1,1,1]>(x, w) b0 = Relu(a) "
-              "c = BatchNormalization(b0, g, b, m, v) d = Conv(c, w1) y = Conv<pads=[1,1,1,1]>(d, w) }", w=W3, w1=W1, **NORM),
+              "c = BatchNormalization(b0, g, b, m, v) d = Conv(c, w1) y = Conv<pads=[1,1,1,1]>(d, w) }",
+              w=W3, w1=W1, **NORM),
         ["Conv", "Relu", "Conv", "Conv", "Conv"],
     ),
     "zero padding": (
@@ -58,7 +60,8 @@ CASES: dict[str, tuple[onnx.ModelProto, list[str]]] = {
         ["Reshape", "Gemm", "Reshape"],
     ),
     "gemm with factors": (
-        model("(float[3,10] x) => (float[3,7] y) { y = Gemm<alpha=0.5, beta=2.0>(x, w, b) }", w=LINEAR, b=normal(RNG, 1, 7)),
+        model("(float[3,10] x) => (float[3,7] y) { y = Gemm<alpha=0.5, beta=2.0>(x, w, b) }",
+              w=LINEAR, b=normal(RNG, 1, 7)),
         ["Gemm"],
     ),
     "dropout and identity": (

@@ -41,7 +41,7 @@ def test_percentile_leaves_out_the_share_that_it_says(seed: int, percentile: flo
     values = np.random.default_rng(seed).normal(size=(20, 2000)).astype(np.float32)
     low, high = observed(Percentile(percentile), list(values)).range() or (0, 0)
     expected = np.percentile(values, [100 - percentile, percentile])
-    assert (low, high) == pytest.approx(expected, abs=0.03)
+    assert (low, high) == pytest.approx(expected, abs=0.1)
 
 
 def test_percentile_100_is_min_max() -> None:

@@ -97,10 +97,10 @@ def test_weights_and_biases_have_the_form_of_section_9() -> None:
         np.testing.assert_array_equal(constants[bias.input[1]], expected)
 
 
-def test_relu6_has_its_natural_range() -> None:
+def test_relu6_starts_at_zero_and_moves_keep_their_scale() -> None:
     tensors = {row["name"]: row for row in quantize(cnn(0), stream).report["tensors"]}
     assert tensors["ar"]["zero_point"] == 0
-    assert tensors["ar"]["scale"] == pytest.approx(6 / 255, rel=1e-6)
+    assert tensors["ar"]["scale"] <= 6 / 255 * (1 + 1e-6)
     assert tensors["t"]["scale"] == tensors["u"]["scale"]
 
 
@@ -184,10 +184,10 @@ def test_a_sample_that_does_not_fit_is_named(sample: dict[str, np.ndarray], mess
 
 
 def test_a_tensor_that_overflows_is_named() -> None:
-    broken = model("(float[1,4] x) => (float[1,4] y) { a = MatMul(x, w) b = Exp(a) y = MatMul(b, w) }",
-                   w=(np.eye(4) * 1e3).astype(np.float32))  # fmt: skip
-    with pytest.raises(CalibrationError, match="tensor 'b' becomes NaN or infinite on calibration sample 0"):
-        quantize(broken, lambda: [{"x": np.ones((1, 4), np.float32)}])
+    broken = model("(float[1,5] x) => (float[1,5] y) { a = MatMul(x, w) b = Relu(a) y = MatMul(b, w) }",
+                   w=(np.eye(5) * 1e30).astype(np.float32))  # fmt: skip
+    with pytest.raises(CalibrationError, match="tensor 'y' becomes NaN or infinite on calibration sample 0"):
+        quantize(broken, lambda: [{"x": np.ones((1, 5), np.float32)}])
 
 
 def test_nan_weights_are_an_error() -> None:

@@ -57,26 +57,40 @@ def test_squeeze_and_excite_multiplies_two_tensors() -> None:
     assert list(found) == ["x", "a", "g", "f", "s", "z", "y_float"]
 
 
+RESIZE = 'Resize<mode="nearest", nearest_mode="floor", coordinate_transformation_mode="asymmetric">'
+
+
 def test_moves_share_parameters_by_name() -> None:
-    found = body("t = Transpose<perm=[0,1,3,2]>(a) m = MaxPool<kernel_shape=[2,2], strides=[2,2]>(t) "
-                 'z = Resize<mode="nearest", nearest_mode="floor", coordinate_transformation_mode="asymmetric">(m, "", two)'
-                 .replace('""', "").replace("(m, , two)", "(m, none, two)"),
-                 two=np.float32([1, 1, 2, 2]), none=np.zeros(0, np.float32))  # fmt: skip
+    pool = "MaxPool<kernel_shape=[2,2], strides=[2,2]>"
+    found = body(
+        f"t = Transpose<perm=[0,1,3,2]>(a) m = {pool}(t) z = {RESIZE}(m, none, two)",
+        two=np.float32([1, 1, 2, 2]),
+        none=np.zeros(0, np.float32),
+    )
     assert found["a"] == found["t"] == found["m"] == found["z"] == "a_scale"
 
 
 def test_a_concat_shares_with_inputs_that_nothing_else_reads() -> None:
-    split = "b = Relu(a) c = Conv<pads=[1,1,1,1]>(b, k) d = Sigmoid(c) e = Concat<axis=1>(b, c) z = Conv(e, w)"
-    found = body(split + " o = Conv(d, v)", w=normal(RNG, 4, 8, 1, 1), v=normal(RNG, 4, 4, 1, 1))
-    assert found["e"] != found["b"]
-    only = body("b = Relu(a) c = Conv<pads=[1,1,1,1]>(a, k) m = MaxPool<kernel_shape=[1,1]>(c) e = Concat<axis=1>(b, m) "
-                "z = Conv(e, w)", w=normal(RNG, 4, 8, 1, 1))  # fmt: skip
-    assert only["e"] == only["c"] == only["m"]
+    joined = "b = Relu(a) c = Conv<pads=[1,1,1,1]>(b, k) e = Concat<axis=1>(b, c) z = Conv(e, w)"
+    found = body(joined, w=normal(RNG, 4, 8, 1, 1))
+    assert found["e"] == found["c"] != found["b"]
+
+
+def test_a_concat_of_pools_of_one_tensor_moves_bytes() -> None:
+    pool = "MaxPool<kernel_shape=[3,3], pads=[1,1,1,1]>"
+    found = body(f"m = {pool}(a) n = {pool}(m) e = Concat<axis=1>(a, m, n) z = Conv(e, w)", w=normal(RNG, 4, 12, 1, 1))
+    assert found["e"] == found["a"] == found["m"] == found["n"]
 
 
 def test_what_follows_the_last_layer_stays_float() -> None:
-    result = quantized(model(f"{IN} (float[1,4,8,8] p, int64[1,1,8,8] i) {{ a = Conv<pads=[1,1,1,1]>(x, k) s = Sigmoid(a) "
-                             "m = Mul(s, two) p = Softmax<axis=1>(m) i = ArgMax<axis=1>(p) }", k=K, two=np.float32(2)))  # fmt: skip
+    result = quantized(
+        model(
+            f"{IN} (float[1,4,8,8] p, int64[1,1,8,8] i) {{ a = Conv<pads=[1,1,1,1]>(x, k) s = Sigmoid(a) "
+            "m = Mul(s, two) p = Softmax<axis=1>(m) i = ArgMax<axis=1>(p) }",
+            k=K,
+            two=np.float32(2),
+        )
+    )
     assert list(boundaries(result.model)) == ["x", "a"]
     reasons = {row["operator"]: row["reason"] for row in result.report["float"]}
     assert reasons["Sigmoid"] == reasons["Mul"] == "no quantized operator needs its result"
@@ -84,26 +98,32 @@ def test_what_follows_the_last_layer_stays_float() -> None:
 
 
 def test_preprocessing_stays_float_also_a_small_colour_matrix() -> None:
-    result = quantized(model("(float[1,3,8,8] x) => (float[1,4,8,8] y) { n = Sub(x, mean) g = Conv(n, grey) "
-                             "y = Conv<pads=[1,1,1,1]>(g, k) }", mean=normal(RNG, 1, 3, 1, 1), grey=normal(RNG, 1, 3, 1, 1),
-                             k=normal(RNG, 4, 1, 3, 3)), (1, 3, 8, 8))  # fmt: skip
+    colours = model(
+        "(float[1,3,8,8] x) => (float[1,4,8,8] y) "
+        "{ n = Sub(x, mean) g = Conv(n, grey) y = Conv<pads=[1,1,1,1]>(g, k) }",
+        mean=normal(RNG, 1, 3, 1, 1),
+        grey=normal(RNG, 1, 3, 1, 1),
+        k=normal(RNG, 4, 1, 3, 3),
+    )
+    result = quantized(colours, (1, 3, 8, 8))
     assert list(boundaries(result.model)) == ["g", "y_float"]
-    assert [row["reason"] for row in result.report["float"]] == [
-        "before the first layer with weights",
-        "part of the preprocessing",
-    ]
+    reasons = [row["reason"] for row in result.report["float"]]
+    assert reasons == ["before the first layer with weights", "part of the preprocessing"]
 
 
 def test_a_linear_resize_inside_the_network_stays_float() -> None:
-    found = quantized(model(f"{IN} {OUT} {{ a = Conv<pads=[1,1,1,1]>(x, k) r = Resize<mode=\"linear\">(a, none, half) "
-                            f"b = Resize<mode=\"linear\">(r, none, two) y = Conv<pads=[1,1,1,1]>(b, k) }}",
-                            k=K, none=np.zeros(0, np.float32), half=np.float32([1, 1, .5, .5]), two=np.float32([1, 1, 2, 2])))  # fmt: skip
-    assert list(boundaries(found.model)) == ["x", "a", "b", "y_float"]
+    linear = 'Resize<mode="linear">'
+    found = body(
+        f"r = {linear}(a, none, half) z = {linear}(r, none, two)",
+        none=np.zeros(0, np.float32),
+        half=np.float32([1, 1, 0.5, 0.5]),
+        two=np.float32([1, 1, 2, 2]),
+    )
+    assert list(found) == ["x", "a", "z", "y_float"]
 
 
 def test_a_sum_that_could_leave_int32_stays_float() -> None:
-    result = quantized(
-        model("(float[1,70000] x) => (float[1,2] y) { y = MatMul(x, w) }", w=normal(RNG, 70000, 2)), (1, 70000)
-    )
+    wide = model("(float[1,70000] x) => (float[1,2] y) { y = MatMul(x, w) }", w=normal(RNG, 70000, 2))
+    result = quantized(wide, (1, 70000))
     assert boundaries(result.model) == {}
     assert "a sum of 70000 products may leave int32" in result.report["float"][0]["reason"]

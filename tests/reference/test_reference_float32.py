@@ -38,19 +38,22 @@ GRAPHS = {
     "argmax": "(float[2,3,4] x) => (int64[2,1,4] y) { y = ArgMax<axis=1>(x) }",
     "grouped conv": "(float[1,4,7,7] x) => (float[1,6,4,3] y) "
                     "{ y = Conv<group=2, strides=[2,2], pads=[1,0,2,1], dilations=[1,2]>(x, k) }",
-    "same conv": '(float[1,4,7,7] x) => (float[1,6,4,4] y) { y = Conv<group=2, strides=[2,2], auto_pad="SAME_LOWER">(x, k) }',
+    "same conv": "(float[1,4,7,7] x) => (float[1,6,4,4] y) "
+                 '{ y = Conv<group=2, strides=[2,2], auto_pad="SAME_LOWER">(x, k) }',
     "average pool": "(float[1,4,7,7] x) => (float[1,4,4,4] y) "
-                    "{ y = AveragePool<kernel_shape=[3,3], strides=[2,2], pads=[1,1,1,1], ceil_mode=1, count_include_pad=1>(x) }",
+                    "{ y = AveragePool<kernel_shape=[3,3], strides=[2,2], pads=[1,1,1,1], "
+                    "ceil_mode=1, count_include_pad=1>(x) }",
     "max pool": "(float[1,4,8,8] x) => (float[1,4,4,4] y) "
                 "{ y = MaxPool<kernel_shape=[3,3], strides=[2,2], pads=[0,0,1,1], ceil_mode=1>(x) }",
     "gemm": "(float[4,3] x) => (float[3,5] y) { y = Gemm<transA=1, alpha=0.5>(x, w, c) }",
     "matmul": "(float[2,3,4] x) => (float[2,3,5] y) { y = MatMul(x, w) }",
     "slice": "(float[2,3,4] x) => (float[2,3,2] y) { y = Slice(x, from, to, last, step) }",
     "cast": "(float[2,3,4] x) => (uint8[2,3,4] y) { a = Abs(x) b = Mul(a, c0) y = Cast<to=2>(b) }",
-    "where": "(float[2,3,4] x) => (float[2,3,4] y) { c = Greater(x, c0) y = Where(c, x, c0) }",
+    "where": "(float[2,3,4] x) => (float[2,3,4] y) { a = Greater(x, c0) y = Where(a, x, c0) }",
 }  # fmt: skip
 CONSTANTS = {
-    "axes": np.array([1, 2]), "k": normal(RNG, 6, 2, 3, 3), "w": normal(RNG, 4, 5), "c": normal(RNG, 5), "c0": np.float32(9),
+    "axes": np.array([1, 2]), "k": normal(RNG, 6, 2, 3, 3), "w": normal(RNG, 4, 5), "c": normal(RNG, 5),
+    "c0": np.float32(9),
     "from": np.array([-1]), "to": np.array([-9]), "last": np.array([2]), "step": np.array([-2]),
 }  # fmt: skip
 

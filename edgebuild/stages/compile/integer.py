@@ -117,7 +117,7 @@ class IntegerLowering:
         if 2 * conv.depth * 255 * 128 + int(np.abs(integers).max(initial=0)) >= 2**31:
             raise node.unsupported("the sum could overflow 32 bits")
         with np.errstate(over="ignore"):
-            multipliers = (quant_x.scale * w_scale / quant_y.scale).astype(np.float32)
+            multipliers = np.float32(quant_x.scale) * w_scale.astype(np.float32) / np.float32(quant_y.scale)
         if not np.isfinite(multipliers).all():
             raise ModelError(
                 f"{node.name}: its scales give no finite multiplier", "check the model's quantization parameters"
@@ -345,8 +345,8 @@ def _quant_params(cluster: Cluster, quant_x: Quant, quant_y: Quant) -> np.ndarra
 def _add_params(a: Quant, b: Quant, y: Quant) -> list[int]:
     """Multiplier 2^−k as bits, A, B, constant, and two unused."""
     ratio_a, ratio_b = a.scale / y.scale, b.scale / y.scale
-    k = 20
-    while np.rint(max(ratio_a, ratio_b) * 2.0**k) > 2**14:
+    k = 24
+    while np.rint(max(ratio_a, ratio_b) * 2.0**k) > 2**21:
         k -= 1
     factor_a, factor_b = int(np.rint(ratio_a * 2.0**k)), int(np.rint(ratio_b * 2.0**k))
     return [_float_bits(2.0**-k), factor_a, factor_b, -(factor_a * a.zero + factor_b * b.zero), 0, 0]

@@ -228,6 +228,9 @@ def _depthwise(graph: Graph, types: Types, node: NodeProto) -> bool:
     shape = types.shape(node.output[0])
     if found is None or shape is None or len(shape) != 4 or not types.same_shape(found[0], node.output[0]):
         return False
+    producer = graph.producer(found[0])
+    if producer is not None and producer.op_type == "Conv" and graph.only_consumer(found[0]) is node:
+        return False  # becomes part of that Conv
     factor, offset = (_per_channel(v, 4, 1, shape[1]) for v in found[1:])
     if factor is None or offset is None or found[1].size == found[2].size or not _inside(graph, node):
         return False
