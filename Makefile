@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 RUNTIME := $(shell find runtime-min -name '*.[ch]' -o -name 'CMakeLists.txt' -o -name '*.cmake')
 
-.PHONY: setup test demo lint format wheel clean
+.PHONY: setup test bench demo lint format wheel clean
 
 setup: .venv/setup-done $(BIN)/edgebuild-run
 
@@ -18,6 +18,9 @@ $(BIN)/edgebuild-run: .venv/setup-done $(RUNTIME) edgebuild/stages/runtime.py ed
 
 test: setup
 	@$(BIN)/python -m pytest
+
+bench: setup
+	@$(BIN)/python tests/benchmarks/bars.py
 
 demo: setup
 	@$(BIN)/edgebuild demo

@@ -1,6 +1,5 @@
 import json
 import os
-import resource
 import subprocess
 import sys
 from pathlib import Path
@@ -20,15 +19,13 @@ def spawn(*arguments: str, **environment: str) -> subprocess.CompletedProcess[st
     )
 
 
-def test_help_answers_at_once() -> None:
-    """The bar is 0.4 s. CPU time, the least of five: other processes share the machine, and nothing here waits."""
-    seconds = []
-    for _ in range(5):
-        before = resource.getrusage(resource.RUSAGE_CHILDREN)
-        assert spawn("--help").returncode == 0
-        after = resource.getrusage(resource.RUSAGE_CHILDREN)
-        seconds.append(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
-    assert min(seconds) <= 0.4, seconds
+def test_help_imports_nothing_heavy() -> None:
+    """`make bench` measures the time; what would make it slow is an import."""
+    command = [sys.executable, "-X", "importtime", "-m", "edgebuild", "--help"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    imported = {line.rsplit("|", 1)[-1].strip().split(".")[0] for line in done.stderr.splitlines()}
+    assert "typer" in imported
+    assert not imported & {"torch", "tvm", "onnx", "onnxruntime", "numpy", "sklearn"}
 
 
 def test_help_names_commands_and_exit_codes() -> None:

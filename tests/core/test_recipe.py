@@ -103,15 +103,10 @@ def test_loading_imports_no_framework(folder: Path) -> None:
     assert done.stdout.strip() == "[]"
 
 
-def import_seconds(modules: str) -> float:
-    code = f"import time; t = time.process_time(); import {modules}; print(time.process_time() - t)"
-    runs = [subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True) for _ in range(5)]
-    return min(float(run.stdout) for run in runs)
-
-
-def test_importing_edgebuild_is_quick() -> None:
-    standard = import_seconds("dataclasses, pathlib, re, typing")  # on a busy machine this takes longer as well
-    assert import_seconds("edgebuild") < max(0.05, 2.5 * standard)
+def test_importing_edgebuild_imports_nothing_heavy() -> None:
+    code = "import edgebuild, sys; print(sorted({'torch', 'onnx', 'numpy', 'tvm', 'typer'} & set(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
 
 
 @pytest.mark.parametrize(

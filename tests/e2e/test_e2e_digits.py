@@ -4,7 +4,6 @@ import json
 import re
 import shutil
 import subprocess
-import time
 from pathlib import Path
 
 import numpy as np
@@ -116,14 +115,14 @@ def test_inspect_without_trust_says_so(machine: Machine, digits: Built) -> None:
     assert "unverified: no --trust given" in machine.edgebuild("inspect", digits.bundle).stdout
 
 
-def test_a_build_without_changes_takes_at_most_two_seconds(machine: Machine, digits: Built) -> None:
-    seconds = []
-    for _ in range(3):
-        start = time.perf_counter()
-        again = machine.compile("digits", "--target", "host", "--out", "again")
-        seconds.append(time.perf_counter() - start)
-        assert again.data == digits.data
-    assert min(seconds) <= 2.0, seconds
+def test_a_build_without_changes_imports_no_framework(machine: Machine, digits: Built) -> None:
+    """`make bench` measures the time; what would make it slow is an import."""
+    arguments = ("compile", "digits", "--target", "host", "--out", "again", "--json")
+    done = machine.edgebuild(*arguments, PYTHONPROFILEIMPORTTIME="1")
+    imported = {line.rsplit("|", 1)[-1].strip().split(".")[0] for line in done.stderr.splitlines()}
+    assert "typer" in imported
+    assert not imported & {"torch", "tvm", "onnx", "onnxruntime", "sklearn"}
+    assert (machine.home / "again" / digits.bundle.name).read_bytes() == digits.data
 
 
 def test_another_folder_and_an_empty_cache_give_the_same_bytes(machine: Machine, digits: Built, tmp_path: Path) -> None:

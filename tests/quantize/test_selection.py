@@ -127,3 +127,11 @@ def test_a_sum_that_could_leave_int32_stays_float() -> None:
     result = quantized(wide, (1, 70000))
     assert boundaries(result.model) == {}
     assert "a sum of 70000 products may leave int32" in result.report["float"][0]["reason"]
+
+
+def test_a_last_average_stays_float_and_one_before_a_layer_does_not() -> None:
+    last = quantized(model(f"{IN} (float[1,4,1,1] y) {{ a = Conv(x, k) r = Relu(a) y = GlobalAveragePool(r) }}", k=K))
+    assert list(boundaries(last.model)) == ["x", "r"]
+    inner = "g = GlobalAveragePool(a) y = Conv(g, w)"
+    before = quantized(model(f"{IN} (float[1,4,1,1] y) {{ a = Conv(x, k) {inner} }}", k=K, w=normal(RNG, 4, 4, 1, 1)))
+    assert list(boundaries(before.model)) == ["x", "a", "g", "y_float"]

@@ -1,6 +1,5 @@
 """The default recipe: trained within a minute, the same every time, accurate."""
 
-import time
 from pathlib import Path
 
 import numpy as np
@@ -14,33 +13,28 @@ from edgebuild.stages.ingest import FloatModel, pytorch
 from edgebuild.stages.ingest.onnx import model_inputs
 
 DIGITS = resource("recipes") / "digits"
-OTHER_CPU = 0.5
-"""Share of the minute that training may take on this machine."""
 
 
 @pytest.fixture(scope="module")
-def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[FloatModel, float, Path]:
-    """The recipe exported with an empty cache, the seconds it took, and the cache."""
+def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[FloatModel, Path]:
+    """The recipe exported with an empty cache, and the cache."""
     cache = tmp_path_factory.mktemp("cache")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("EDGEBUILD_CACHE", str(cache))
-        start = time.process_time()
-        model = pytorch.export(load_recipe(DIGITS))
-        return model, time.process_time() - start, cache
+        return pytorch.export(load_recipe(DIGITS)), cache
 
 
 def weights(model: FloatModel) -> dict[str, bytes]:
     return {tensor.name: tensor.raw_data for tensor in model.model.graph.initializer}
 
 
-def test_trains_in_under_a_minute(trained: tuple[FloatModel, float, Path]) -> None:
-    model, seconds, _ = trained
-    assert seconds < 60 * OTHER_CPU
+def test_trained_and_equal_to_eager_pytorch(trained: tuple[FloatModel, Path]) -> None:
+    model, _ = trained
     assert model.quality == "trained"
     assert model.parity is not None
 
 
-def test_accuracy_on_held_out_digits(trained: tuple[FloatModel, float, Path]) -> None:
+def test_accuracy_on_held_out_digits(trained: tuple[FloatModel, Path]) -> None:
     model = trained[0].model
     session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
     right = []
@@ -51,16 +45,14 @@ def test_accuracy_on_held_out_digits(trained: tuple[FloatModel, float, Path]) ->
     assert np.mean(right) >= 0.97
 
 
-def test_second_use_takes_the_cached_weights(
-    trained: tuple[FloatModel, float, Path], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("EDGEBUILD_CACHE", str(trained[2]))
+def test_second_use_takes_the_cached_weights(trained: tuple[FloatModel, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("EDGEBUILD_CACHE", str(trained[1]))
     monkeypatch.setattr(pytorch.Cache, "put", lambda *_: pytest.fail("trained again"))
     assert pytorch.export(load_recipe(DIGITS)).model == trained[0].model
 
 
 def test_another_seed_gives_other_weights_and_the_same_structure(
-    trained: tuple[FloatModel, float, Path], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    trained: tuple[FloatModel, Path], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setenv("EDGEBUILD_CACHE", str(tmp_path))
     other = pytorch.export(load_recipe(DIGITS, seed=1))
@@ -75,7 +67,7 @@ def test_another_seed_gives_other_weights_and_the_same_structure(
 
 
 def test_training_is_deterministic(
-    trained: tuple[FloatModel, float, Path], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    trained: tuple[FloatModel, Path], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     import torch
 
