@@ -407,7 +407,7 @@ def resize_linear(b: Builder) -> str:
 @case
 def resize_antialias(b: Builder) -> str:
     sizes = b.constant([1, 1, 8, 8], np.int64)
-    return b.node("Resize", b.input(1, 1, 31, 27), "", "", sizes, mode="linear", antialias=1)
+    return b.node("Resize", b.input(1, 1, 31, 27), "", "", sizes, mode="linear", antialias=1, exclude_outside=1)
 
 
 @case

@@ -16,7 +16,7 @@ from edgebuild.stages.ingest import pytorch
 from edgebuild.stages.ingest.onnx import model_inputs
 from edgebuild.stages.quantize import quantize
 
-CALIBRATION, PICTURES = 64, 150
+CALIBRATION, PICTURES = 64, 200
 
 
 @pytest.mark.parametrize("name", ["squeezenet1_1", "mobilenet_v1_025"])

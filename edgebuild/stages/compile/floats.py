@@ -243,6 +243,8 @@ class FloatLowering:
             raise node.unsupported(f"mode {node.text('mode', 'nearest')}")
         if node.text("keep_aspect_ratio_policy", "stretch") != "stretch":
             raise node.unsupported("keep_aspect_ratio_policy")
+        if node.attrs.get("antialias", 0) and not node.attrs.get("exclude_outside", 0):
+            raise node.unsupported("antialias without exclude_outside=1")
         value, shape = self.value(node.inputs[0]), self.graph.shape(node.outputs[0])
         scales = resize_scales(self.graph, node, value.shape, shape)
         for axis in reversed(range(len(shape))):

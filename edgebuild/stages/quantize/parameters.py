@@ -67,8 +67,8 @@ class Weights:
 
 
 def largest_bias(terms: int) -> int:
-    """How large a bias may be so that the accumulator of `terms` products stays below 2^31."""
-    return min(1 << 30, (1 << 31) - 1 - terms * 255 * 128)
+    """How large a bias may be: 2 * K * 255 * 128 + max|bias| < 2^31 for sums of K = `terms` products."""
+    return min(1 << 30, (1 << 31) - 1 - 2 * terms * 255 * 128)
 
 
 def _weight_scale(rows: Array, bias: Array, s_x: float) -> Array:
