@@ -1,10 +1,8 @@
 """A thin layer over TVM's TIR builder: flat buffers, vector loads and stores, local vectors.
 
 A kernel is `void name(buffer..., uint8_t *scratch, int32_t begin, int32_t end)`: raw pointers, no packed calling
-convention, so
-`program.so` needs nothing from TVM (SPEC section 6). Every buffer is flat; templates compute their own indices, which
-keeps the
-generated loops close to what the template says.
+convention, so `program.so` needs nothing from TVM (SPEC section 6). Every buffer is flat; templates compute their own
+indices, which keeps the generated loops close to what the template says.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -164,8 +162,7 @@ def requantize(acc: Expr, multiplier: Expr, lo: Expr, hi: Expr, zero: Expr, lane
     returns int32 lanes.
 
     After the clamp the value is below 2^22, so adding 1.5 * 2^23 rounds it to nearest even on every IEEE machine,
-    without the
-    rounding instruction that some CPUs lack or make slow.
+    without the rounding instruction that some CPUs lack or make slow.
     """
     value = cast("float32", acc, lanes) * multiplier
     value = T.min(T.max(value, lo), hi)

@@ -1,10 +1,9 @@
 """Convolution, dense and matmul as one blocked GEMM over packed rows of activations (SPEC section 7, conv).
 
 For a block of `rows` output pixels the activations of the receptive field are packed side by side (im2row, padding
-filled with the zero
-point), in the form the dot instruction wants; then `rows` × `vectors` accumulators stay in registers over the whole
-of K. Where the
-instruction takes plain uint8 and K is contiguous (1×1, stride 1), nothing is packed.
+filled with the zero point), in the form the dot instruction wants; then `rows` × `vectors` accumulators stay in
+registers over the whole of K. Where the instruction takes plain uint8 and K is contiguous (1×1, stride 1), nothing is
+packed.
 """
 
 from dataclasses import dataclass

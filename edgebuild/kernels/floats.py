@@ -1,8 +1,7 @@
 """float32 operators of SPEC section 8: elementwise maps, reductions, softmax, linear resize, matmul, conv.
 
 Every result is fenced: LLVM must not contract a product with a following addition, nor TVM simplify (x + c) − c. Sums
-run in the
-SPEC's order.
+run in the SPEC's order.
 """
 
 from collections.abc import Callable, Sequence

@@ -1,9 +1,8 @@
 """What a CPU can do, as the templates need it: one row per instruction set, one dot product each.
 
-`dot(acc, activations, weights)`: acc int32 [lanes]; activations: the packed group of one pixel as one scalar (4
-uint8, 4 int8, or 2 int16
-in an int32, or one int16), broadcast; weights int8 [lanes · group], the group's elements of one output channel side
-by side.
+`dot(acc, activations, weights)`: acc int32 [lanes]; activations: the packed group of one pixel as one scalar (4 uint8,
+4 int8, or 2 int16 in an int32, or one int16), broadcast; weights int8 [lanes · group], the group's elements of one
+output channel side by side.
 """
 
 from collections.abc import Callable
@@ -17,11 +16,10 @@ Product = Callable[[Expr, Expr, int], Expr]
 
 @dataclass(frozen=True)
 class Isa:
-    """`lanes`: int32 lanes of the vector that templates use. `group`: elements of K that one dot step takes.
-    `packed`: dtype of packed
-    activations. `bias`: what packing subtracts from a uint8 activation. `registers`: vector registers of `lanes` int32.
-    `direct`: the dot instruction takes unpacked uint8 activations. `product(x, w, lanes)`: uint8 × int8 lanes → int32
-    lanes.
+    """`lanes`: int32 lanes of the vector that templates use. `group`: elements of K that one dot step takes. `packed`:
+    dtype of packed activations. `bias`: what packing subtracts from a uint8 activation. `registers`: vector registers
+    of `lanes` int32. `direct`: the dot instruction takes unpacked uint8 activations. `product(x, w, lanes)`: uint8 ×
+    int8 lanes → int32 lanes.
     """
 
     name: str

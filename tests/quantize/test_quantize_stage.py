@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import numpy as np
 import onnx
 import pytest
-from onnx import numpy_helper
+from onnx import TensorProto, helper, numpy_helper
 from quantize.models import boundaries, model, normal, run, samples, structure
 
 from edgebuild.core.errors import CalibrationError, ModelError, UsageError
@@ -207,3 +207,19 @@ def test_degenerate_ranges_give_a_model_that_runs() -> None:
     still = [{"x": np.zeros(SHAPE, np.float32)}]
     result = quantize(cnn(0), lambda: still).model
     assert np.isfinite(Interpreter(result).run(still[0])["p"]).all()
+
+
+def test_a_quantized_model_gets_one_name_for_equal_parameters() -> None:
+    """Each Q/DQ with constants of its own, as other tools write it; the values are the same."""
+    nodes, constants = [], []
+    name = "x"
+    for i in range(4):
+        constants += [numpy_helper.from_array(np.float32(0.1), f"s{i}"), numpy_helper.from_array(np.uint8(7), f"z{i}")]
+        op = "DequantizeLinear" if i % 2 else "QuantizeLinear"
+        nodes.append(helper.make_node(op, [name, f"s{i}", f"z{i}"], [f"t{i}"], name=f"n{i}"))
+        name = f"t{i}"
+    value = [helper.make_tensor_value_info(n, TensorProto.FLOAT, [1, 4]) for n in ("x", "t3")]
+    graph = helper.make_graph(nodes, "g", value[:1], value[1:], constants)
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
+    found = quantize(model, list).model
+    assert {tuple(n.input[1:]) for n in found.graph.node} == {("s0", "z0")}

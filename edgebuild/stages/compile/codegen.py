@@ -44,6 +44,7 @@ void *memset(void *to, int value, size_t n) {
 }
 """
 
+
 def build_program(kernels: Sequence[Kernel], target: Target) -> bytes:
     """Compile kernels for a target and link them into the bytes of program.so; kernel i is entry i of its table."""
     with tempfile.TemporaryDirectory(prefix="edgebuild-") as folder:

@@ -63,8 +63,7 @@ _REDUCES = {"ReduceSum": "sum", "ReduceMean": "mean", "ReduceMax": "max", "Reduc
 @dataclass
 class FloatLowering:
     """`value(name)` lowers a tensor on demand (the driver's method); `demands` counts the readers of each tensor;
-    `integers` are the
-    tensors that clusters make.
+    `integers` are the tensors that clusters make.
     """
 
     graph: Graph

@@ -271,12 +271,8 @@ class IntegerLowering:
         return self._apply_table(cluster.quantize.outputs[0], cluster.quantize.name, value, table)
 
     def _same(self, source: str, quantize: Node) -> bool:
-        """Equal by name, so that the code does not depend on values that training changes; by value for models that
-        name
-        every constant on its own.
-        """
-        dq = self.graph.producers[source]
-        return dq.inputs[1:3] == quantize.inputs[1:3] or self.graph.quant(dq) == self.graph.quant(quantize)
+        """Equal by name, never by value: the code must not depend on what training changes."""
+        return self.graph.producers[source].inputs[1:3] == quantize.inputs[1:3]
 
     def _requant_table(self, name: str, quant_x: Quant, quant_y: Quant) -> Value:
         return self.emit.constant(f"{name}:table", _requant(quant_x, quant_y))

@@ -1,8 +1,7 @@
 """QDQ ONNX → a straight list of kernel calls.
 
 Two passes: from the outputs backwards, find which tensors are needed as integers and which as float32 (`_demand`);
-then, in the
-graph's order, emit each of them once (`value`).
+then, in the graph's order, emit each of them once (`value`).
 """
 
 from dataclasses import dataclass, field

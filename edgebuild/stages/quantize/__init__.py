@@ -16,7 +16,7 @@ from edgebuild.stages.quantize.graph import Graph, Types, key
 from edgebuild.stages.quantize.insert import Parameters, insert
 from edgebuild.stages.quantize.observers import Range, Watcher
 from edgebuild.stages.quantize.select import Selection, select
-from edgebuild.stages.quantize.verify import activation_tensors, is_quantized, verify
+from edgebuild.stages.quantize.verify import activation_tensors, is_quantized, share_parameters, verify
 
 __all__ = ["InputSpec", "Quantized", "Sample", "check_sample", "input_specs", "quantize"]
 
@@ -52,7 +52,8 @@ def quantize(
     """
     if is_quantized(model):
         verify(model)
-        return Quantized(model, _report(observer="", tensors=activation_tensors(model)) | {"passed_through": True})
+        report = _report(observer="", tensors=activation_tensors(model)) | {"passed_through": True}
+        return Quantized(share_parameters(model), report)
     _check_opset(model)
     graph = Graph(fold(model))
     types = Types(graph.to_model())

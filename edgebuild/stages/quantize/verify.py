@@ -47,6 +47,24 @@ def _verify_activation(where: str, scale: Array, zero: Array | None) -> None:
         raise ModelError(f"{where}: an activation is {zero.dtype}, uint8 is supported", _HINT)
 
 
+def share_parameters(model: onnx.ModelProto) -> onnx.ModelProto:
+    """The model with one name for equal parameters of activations.
+
+    Other tools name each scale on its own; later stages take tensors for alike by the names of their parameters, so
+    that what they build depends on no value.
+    """
+    shared = onnx.ModelProto()
+    shared.CopyFrom(model)
+    constants = Graph(model).constants
+    first: dict[bytes, list[str]] = {}
+    for node in shared.graph.node:
+        pair = list(node.input[1:])
+        if node.op_type in _QDQ and node.input[0] not in constants and all(name in constants for name in pair):
+            values = b"".join(constants[name].tobytes() for name in pair)
+            node.input[1:] = first.setdefault(values, pair)
+    return shared
+
+
 def activation_tensors(model: onnx.ModelProto) -> list[dict[str, Any]]:
     """Name, scale, zero point and representable range of every QuantizeLinear's input."""
     graph = Graph(model)
