@@ -79,7 +79,7 @@ class Body:
     def rolled(self, count: int) -> Expr:
         """`count`, in a way that LLVM cannot see: a loop up to it stays a loop.
 
-        Loops with small constant bounds are unrolled and then vectorized across statements, which takes LLVM seconds and
+        Loops with small constant bounds are unrolled, then vectorized across statements, which takes LLVM seconds and
         gains nothing where a loop moves single elements.
         """
         return count + (self.begin >> 31)

@@ -306,7 +306,7 @@ class _ConvBody:
         return cast(self.isa.packed, value, lanes)
 
     def _tile(self, first: Expr, group: Expr, vector: Expr, vectors: int) -> None:
-        """Indices are sums with the constant part last: then every address of a step is one register plus a constant."""
+        """Indices are sums with the constant part last: then an address of a step is one register plus a constant."""
         isa, steps, rows = self.isa, self.plan.steps, self.block.rows
         base = T.bind((group * self.plan.vectors + vector) * isa.lanes)
         acc = [cells(vectors, "int32", isa.lanes) for _ in range(rows)]

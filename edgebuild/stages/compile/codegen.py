@@ -73,9 +73,9 @@ def _compile(kernels: Sequence[Kernel], target: Target) -> Any:
 def _lower(module: Any, tvm_target: Any) -> Any:
     """The passes that raw-pointer kernels over flat buffers need.
 
-    Two passes of TVM's own pipeline are left out on purpose. StmtSimplify rewrites (x + c) − c to x in floating point too, and
-    its range analysis gives up on some index expressions with an internal error. FlattenBuffer turns the index of a flat buffer
-    from a ramp into arithmetic on a ramp, which the code generator then loads lane by lane.
+    Two passes of TVM's own pipeline are left out on purpose. StmtSimplify rewrites (x + c) − c to x in floating point
+    too, and its range analysis gives up on some index expressions with an internal error. FlattenBuffer turns the
+    index of a flat buffer from a ramp into arithmetic on a ramp, which the code generator then loads lane by lane.
     """
     import tvm  # noqa: PLC0415
     from tvm import tirx  # noqa: PLC0415
