@@ -124,7 +124,7 @@ class ConvPlan:
         larger block.
         """
         rows, vectors = block
-        step = max(rows * vectors, rows * 0.5 + vectors, 5.0)
+        step = self.isa.cost.step(rows, vectors)
         tiles = -(-self.conv.pixels // rows) * -(-self.vectors // vectors)
         return tiles * (step * self.steps + 3.0 * rows * vectors + 10.0), -rows * vectors
 

@@ -15,6 +15,24 @@ Product = Callable[[Expr, Expr, int], Expr]
 
 
 @dataclass(frozen=True)
+class Cost:
+    """What a step of the GEMM costs, in cycles and micro-operations: the multiply ports are busy for `dot_cycles`, one
+    accumulator is busy for `chain` cycles, a dot issues `dot_uops` and a vector of weights `weight_uops`.
+    """
+
+    dot_cycles: float
+    chain: float
+    dot_uops: int
+    weight_uops: int
+
+    def step(self, rows: int, vectors: int) -> float:
+        """Cycles of one step of a block of rows × vectors accumulators, on a core that issues five operations."""
+        dots = rows * vectors
+        uops = dots * self.dot_uops + vectors * self.weight_uops + rows
+        return max(dots * self.dot_cycles, uops / 5, self.chain)
+
+
+@dataclass(frozen=True)
 class Isa:
     """`lanes`: int32 lanes of the vector that templates use. `group`: elements of K that one dot step takes. `packed`:
     dtype of packed activations. `bias`: what packing subtracts from a uint8 activation. `registers`: vector registers
@@ -30,6 +48,7 @@ class Isa:
     registers: int
     dot: Dot
     product: Product
+    cost: Cost
     direct: bool = False
 
     @property
@@ -74,22 +93,11 @@ def _narrow_product(x: Expr, w: Expr, lanes: int) -> Expr:
 ISAS = {
     isa.name: isa
     for isa in (
-        Isa(
-            "avx512vnni",
-            lanes=16,
-            group=4,
-            packed="uint8",
-            bias=0,
-            registers=32,
-            dot=_vnni512,
-            product=_madd_product,
-            direct=True,
-        ),
-        # 8-bit weights are exact: vpmaddubsw would saturate, so both sides are widened to int16 and multiplied by
-        # vpmaddwd
-        Isa("avx2", lanes=8, group=2, packed="int16", bias=0, registers=16, dot=_avx2, product=_madd_product),
-        Isa("dotprod", lanes=4, group=4, packed="int8", bias=128, registers=32, dot=_dotprod, product=_narrow_product),
-        Isa("neon", lanes=4, group=1, packed="int16", bias=0, registers=32, dot=_neon, product=_narrow_product),
+        Isa("avx512vnni", 16, 4, "uint8", 0, 32, _vnni512, _madd_product, Cost(1, 5, 1, 1), direct=True),
+        # 8-bit weights are exact: vpmaddubsw would saturate, so both sides are widened to int16 for vpmaddwd
+        Isa("avx2", 8, 2, "int16", 0, 16, _avx2, _madd_product, Cost(0.5, 1, 2, 2)),
+        Isa("dotprod", 4, 4, "int8", 128, 32, _dotprod, _narrow_product, Cost(0.5, 4, 1, 1)),
+        Isa("neon", 4, 1, "int16", 0, 32, _neon, _narrow_product, Cost(0.5, 4, 1, 2)),
     )
 }
 
