@@ -7,12 +7,14 @@ import json
 import os
 import sys
 import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from edgebuild.core.errors import EdgebuildError, EnvironmentProblem, UsageError
+from edgebuild.core.errors import BundleError, EdgebuildError, EnvironmentProblem, UsageError
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -46,15 +48,24 @@ def main() -> None:
         code = app(standalone_mode=False)
         if code == INTERRUPTED:  # typer's translation of KeyboardInterrupt
             _complain("interrupted", "", INTERRUPTED)
+        sys.stdout.flush()
     except EdgebuildError as error:
         code = _complain(error.message, error.hint, error.exit_code)
     except typer.TyperException as error:
         code = _complain(_usage_message(error), "edgebuild --help", UsageError.exit_code)
+    except BrokenPipeError:
+        # Whoever reads the output may stop before its end; the interpreter must not try to write the rest.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = 0
     except Exception as error:
         if os.environ.get(DEBUG_VARIABLE):
             traceback.print_exc()
-        hint = f"this is a bug in edgebuild; {DEBUG_VARIABLE}=1 shows where"
-        code = _complain(f"internal error: {type(error).__name__}: {error}", hint, INTERNAL_ERROR)
+        if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+            where = error.filename or "standard output"
+            code = _complain(f"{where}: no room left on the disk", "free some space", EnvironmentProblem.exit_code)
+        else:
+            hint = f"this is a bug in edgebuild; {DEBUG_VARIABLE}=1 shows where"
+            code = _complain(f"internal error: {type(error).__name__}: {error}", hint, INTERNAL_ERROR)
     sys.exit(code if isinstance(code, int) else 0)
 
 
@@ -208,9 +219,10 @@ def inspect(
     from edgebuild.core import bundle as bundles
     from edgebuild.core.keys import load_trust
 
-    data = _read(bundle)
-    read = bundles.read_bundle(data, load_trust(trust)) if trust else bundles.read_unverified(data)
-    found = report.of_bundle(read, bundles.signature_key_name(data))
+    data, trusted = _read(bundle), load_trust(trust) if trust else None
+    with _naming(bundle):
+        read = bundles.read_unverified(data) if trusted is None else bundles.read_bundle(data, trusted)
+        found = report.of_bundle(read, bundles.signature_key_name(data))
     if as_json:
         _print_json(found)
     else:
@@ -232,7 +244,9 @@ def verify(
     from edgebuild.core.bundle import read_bundle
     from edgebuild.core.keys import load_trust
 
-    found = read_bundle(_read(bundle), load_trust(trust))
+    data, trusted = _read(bundle), load_trust(trust)
+    with _naming(bundle):
+        found = read_bundle(data, trusted)
     assert found.signer is not None
     manifest = found.manifest
     if as_json:
@@ -258,7 +272,7 @@ def keys_new(
     path = out or keys.development_key_path()
     if path.exists():
         raise UsageError(f"{path}: exists already", "keep it, or choose another name with --out FILE")
-    with _disk_errors():
+    with _disk_errors(path):
         if out is None:
             keys.development_key()
         else:
@@ -365,7 +379,7 @@ def runtime(
         raise UsageError("name one place for edgebuild-run", "-o FILE, or --install")
     path = output or Path(sysconfig.get_path("scripts")) / "edgebuild-run"
     binary = runtime_binary(load_target(target).triple)
-    with _disk_errors():
+    with _disk_errors(path):
         temporary = path.with_name(f".{path.name}.{os.getpid()}")
         shutil.copy(binary, temporary)
         temporary.replace(path)
@@ -397,10 +411,19 @@ def _console() -> "Console":
     return Console()
 
 
-def _disk_errors() -> Any:
+def _disk_errors(where: Path) -> Any:
     from edgebuild.core.disk import disk_errors
 
-    return disk_errors()
+    return disk_errors(where)
+
+
+@contextmanager
+def _naming(path: Path) -> Iterator[None]:
+    """Puts the file in front of what is wrong with its bytes."""
+    try:
+        yield
+    except BundleError as error:
+        raise BundleError(f"{path}: {error.message}", error.hint) from error
 
 
 def _print_json(value: object) -> None:
@@ -411,4 +434,5 @@ def _read(path: Path) -> bytes:
     try:
         return path.read_bytes()
     except OSError as error:
-        raise EnvironmentProblem(f"{path}: {os.strerror(error.errno or errno.EIO)}") from error
+        reason = os.strerror(error.errno or errno.EIO)
+        raise EnvironmentProblem(f"{path}: {reason}", "name an .ebundle file that `edgebuild compile` wrote") from error

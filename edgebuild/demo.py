@@ -31,7 +31,9 @@ def run(listener: pipeline.Listener, out: Path = OUT) -> list[tuple[str, str]]:
     bundle = pipeline.write_output(result, out)
     right, total, latency = _labels(bundle)
     if right < SHARE_RIGHT * total:
-        raise CheckError(f"only {right} of {total} held-out digits were read right")
+        raise CheckError(
+            f"only {right} of {total} held-out digits were read right", "this is a bug in edgebuild; please report it"
+        )
     made = result.report
     weights = made["size"]
     return [
@@ -60,7 +62,7 @@ def _labels(bundle: Path) -> tuple[int, int, float]:
     command = [runtime_binary(load_target("host").triple), bundle, "--input", "-", "--trust", trust, "--threads", "1"]
     done = subprocess.run([str(part) for part in command], input=stream, capture_output=True, check=False)
     if done.returncode != 0:
-        raise CheckError(f"edgebuild-run fails: {said(done)}")
+        raise CheckError(f"edgebuild-run fails: {said(done)}", "this is a bug in edgebuild; please report it")
     lines: list[dict[str, Any]] = [json.loads(line) for line in done.stdout.splitlines()]
     pairs = zip(lines, (label for _, label in data), strict=True)
     right = sum(line["outputs"]["label"] == label for line, label in pairs)

@@ -69,16 +69,18 @@ class Function:
 def camera(device: str, *, fps: int, size: tuple[int, int] | None = None) -> Camera:
     """A camera as the trigger; `size` is (width, height) in pixels of the frames that the handler takes."""
     if type(fps) is not int or not 1 <= fps <= MAX_FPS:
-        raise RecipeError(f"camera('{device}'): fps must be an integer from 1 to {MAX_FPS}, not {fps!r}")
+        raise RecipeError(f"camera('{device}'): fps must be an integer from 1 to {MAX_FPS}, not {fps!r}", "e.g. fps=15")
     if size is not None and (len(size) != 2 or any(type(side) is not int or side < 1 for side in size)):
-        raise RecipeError(f"camera('{device}'): size must be (width, height) in pixels, not {size!r}")
+        raise RecipeError(
+            f"camera('{device}'): size must be (width, height) in pixels, not {size!r}", "e.g. size=(640, 480)"
+        )
     return Camera(device, fps, size)
 
 
 def timer(*, seconds: float) -> Timer:
     """A period in seconds as the trigger, at least a millisecond."""
     if isinstance(seconds, bool) or not isinstance(seconds, int | float) or not 0.001 <= seconds <= 1e6:
-        raise RecipeError(f"timer: seconds must be a number from 0.001 to 1000000, not {seconds!r}")
+        raise RecipeError(f"timer: seconds must be a number from 0.001 to 1000000, not {seconds!r}", "e.g. seconds=1.0")
     return Timer(float(seconds))
 
 
@@ -87,7 +89,9 @@ def tensor(dtype: str, *shape: int) -> Tensor:
     if dtype not in DTYPES:
         raise RecipeError(f"tensor: unknown dtype '{dtype}'", did_you_mean(dtype, DTYPES))
     if len(shape) > MAX_RANK or any(type(side) is not int or side < 1 for side in shape):
-        raise RecipeError(f"tensor: shape must be at most {MAX_RANK} positive integers, not {shape!r}")
+        raise RecipeError(
+            f"tensor: shape must be at most {MAX_RANK} positive integers, not {shape!r}", "e.g. shape=(1, 3)"
+        )
     return Tensor("", dtype, shape)
 
 
@@ -103,7 +107,9 @@ def function(
     The first input of a camera's handler is the frame, with the camera's size; every other input is stated in `inputs`.
     """
     if timeout_ms is not None and (type(timeout_ms) is not int or timeout_ms < 1):
-        raise RecipeError(f"function: timeout_ms must be a positive integer, not {timeout_ms!r}")
+        raise RecipeError(
+            f"function: timeout_ms must be a positive integer, not {timeout_ms!r}", "leave it out for none"
+        )
 
     def bind(handler: Callable[..., Any]) -> Function:
         return Function(handler, trigger, model, timeout_ms, _inputs(handler, trigger, dict(inputs or {})))

@@ -22,9 +22,9 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from edgebuild import report
 from edgebuild.core import digest, disk, minisign, runner
-from edgebuild.core.cache import Cache
+from edgebuild.core.cache import CACHE_VARIABLE, Cache
 from edgebuild.core.calibration import find_set, has_test, load_set
-from edgebuild.core.errors import CalibrationError, CheckError
+from edgebuild.core.errors import CalibrationError, CheckError, ModelError
 from edgebuild.core.manifest import Tensor, Trigger
 from edgebuild.core.minisign import SecretKey
 from edgebuild.core.plan import read_plan
@@ -139,8 +139,10 @@ class _Meta:
 
 def build(job: Job, key: SecretKey, listener: Listener, cache: Cache | None = None) -> Result:
     """Runs the stages. Raises an EdgebuildError for whatever is wrong with what was given; writes to the cache only."""
+    cache = cache or Cache()
+    disk.prepare_folder(cache.root, f"name another folder for the cache: {CACHE_VARIABLE}=FOLDER")
     with disk.disk_errors():
-        return _Build(job, listener, cache or Cache()).run(key)
+        return _Build(job, listener, cache).run(key)
 
 
 class _Build:
@@ -162,9 +164,9 @@ class _Build:
         with self._timed("ingest"):
             ingested = self._ingest()
         meta = _Meta.of(ingested)
-        with self._timed("quantize"):
+        with self._timed("quantize"), self._naming_model():
             quantized = self._quantize(ingested, meta)
-        with self._timed("compile"):
+        with self._timed("compile"), self._naming_model():
             program = self._compile(quantized)
         with self._timed("runtime"):
             runtime = self._runtime()
@@ -201,6 +203,16 @@ class _Build:
         yield
         self._seconds[stage] = round(time.perf_counter() - start, 3)
         self._listener.finished(stage, self._seconds[stage], cached=self._cached)
+
+    @contextmanager
+    def _naming_model(self) -> Iterator[None]:
+        """Stages behind ingest know layers, not the file that they come from."""
+        recipe = self._job.recipe
+        try:
+            yield
+        except ModelError as error:
+            where = recipe.folder / recipe.model.onnx if recipe.model.onnx else recipe.name
+            raise ModelError(f"{where}: {error.message}", error.hint) from error
 
     def _entry(self, stage: str, inputs: Iterable[str], make: Callable[[], dict[str, bytes]]) -> _Entry:
         """The cached result of a stage, made when it is missing."""

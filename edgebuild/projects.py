@@ -49,7 +49,9 @@ def _folder(wanted: str | None) -> Path:
     if Path(wanted).is_dir():
         return Path(wanted)
     if Path(wanted).is_file():
-        raise UsageError(f"{wanted}: is a file, but neither a recipe's folder nor an .onnx model")
+        raise UsageError(
+            f"{wanted}: is a file, but neither a recipe's folder nor an .onnx model", "name a folder with recipe.toml"
+        )
     if wanted in known:
         return known[wanted]
     raise UsageError(f"no recipe '{wanted}': no such folder or recipe", did_you_mean(wanted, known))
@@ -58,10 +60,11 @@ def _folder(wanted: str | None) -> Path:
 def _of_file(path: Path, overrides: Overrides) -> Recipe:
     """A recipe that stands for a bare ONNX file."""
     if not path.is_file():
-        raise UsageError(f"{path}: no such file")
+        what = "is a folder, not an ONNX file" if path.is_dir() else "no such file"
+        raise UsageError(f"{path}: {what}", "name an .onnx file, a recipe's folder, or a recipe of `edgebuild recipes`")
     for option, given in (("--weights", overrides.weights), ("--seed", overrides.seed)):
         if given is not None:
-            raise UsageError(f"{option} is for recipes; an ONNX file holds its weights")
+            raise UsageError(f"{option} is for recipes; an ONNX file holds its weights", f"leave out {option}")
     if overrides.calibration is None:
         raise CalibrationError(f"{path}: no calibration data given", NO_CALIBRATION)
     name = re.sub(r"[^a-z0-9_-]", "-", path.stem.lower()).lstrip("_-")[:64] or "model"
@@ -85,9 +88,11 @@ def _changed(recipe: Recipe, overrides: Overrides) -> Recipe:
 def identity(recipe: Recipe, name: str | None, version: str | None) -> tuple[str, str]:
     """The bundle's name and version: the command line's, else the recipe's."""
     if name is not None and not is_name(name):
-        raise UsageError(f"--name {name}: may hold a-z, 0-9, `_` and `-`, at most 64")
+        raise UsageError(f"--name {name}: may hold a-z, 0-9, `_` and `-`, at most 64", "e.g. --name my-model")
     if version is not None and not is_version(version):
-        raise UsageError(f"--version {version}: may hold letters, digits and . + ~ -, at most 32")
+        raise UsageError(
+            f"--version {version}: may hold letters, digits and . + ~ -, at most 32", "e.g. --version 1.0.0"
+        )
     return name or recipe.name, version or recipe.version
 
 
@@ -98,7 +103,7 @@ def new_recipe(folder: Path) -> Path:
     if folder.exists():
         raise UsageError(f"{folder}: exists already", "choose another name")
     template = bundled_recipes()[DEFAULT]
-    with disk_errors():
+    with disk_errors(folder):
         folder.mkdir(parents=True)
         for path in sorted(template.iterdir()):
             if path.suffix in (".py", ".toml"):

@@ -50,7 +50,7 @@ def read_bundle(data: bytes | memoryview, trust: Trust) -> Bundle:
     signer, signed_comment = minisign.verify(manifest_bytes, signature, trust)
     manifest = manifest_format.parse(manifest_bytes)
     if signed_comment != comment(manifest):
-        raise BundleError("the signature's trusted comment names another bundle")
+        raise BundleError("the signature's trusted comment names another bundle", tar.DAMAGED)
     return Bundle(manifest, _files(reader, manifest), signer)
 
 
@@ -79,7 +79,7 @@ def _files(reader: tar.Reader, manifest: Manifest) -> dict[str, memoryview]:
     for file in manifest.files:
         data = reader.exact(file.path, file.size)
         if sha256(data) != file.sha256:
-            raise BundleError(f"`{file.path}` is not the file that was signed: its SHA-256 differs")
+            raise BundleError(f"`{file.path}` is not the file that was signed: its SHA-256 differs", tar.DAMAGED)
         files[file.path] = data
     reader.end()
     return files

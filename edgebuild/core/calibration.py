@@ -175,7 +175,8 @@ def fit(sample: Sample, inputs: Sequence[Tensor], where: str) -> Sample:
             )
         if array.dtype.kind == "f" and not np.isfinite(array).all():
             raise CalibrationError(f"{where}: input '{spec.name}' holds NaN or infinity", "remove such samples")
-        fitted[spec.name] = array.reshape(spec.shape)
+        # The dtype's name says nothing of the byte order, which files may choose.
+        fitted[spec.name] = array.astype(spec.dtype, copy=False).reshape(spec.shape)
     return fitted
 
 
@@ -203,7 +204,7 @@ def data_digest(files: Iterable[Path]) -> str:
 def _source(kind: str, place: Path, part: _Part, where: str) -> _Source:
     path = place / part.path
     if not path.exists():
-        raise CalibrationError(f"{where} path: no such file or folder: {path}")
+        raise CalibrationError(f"{where} path: no such file or folder: {path}", f"paths are relative to {place}")
     if kind == "images":
         return _Images(path, place / part.labels if part.labels else None, part.resize)
     if kind == "npz":
@@ -300,12 +301,24 @@ class _Npz:
         counts = {name: rows.count for name, rows in arrays.items()}
         if len(set(counts.values())) > 1:
             shown = ", ".join(f"{name} {count}" for name, count in counts.items())
-            raise CalibrationError(f"{self.path}: the arrays hold different numbers of samples: {shown}")
+            raise CalibrationError(
+                f"{self.path}: the arrays hold different numbers of samples: {shown}",
+                "the first axis of every array counts the same samples",
+            )
         total = next(iter(counts.values()))
         for _ in range(total if limit is None else min(limit, total)):
             row = {name: rows.next() for name, rows in arrays.items()}
-            label = row.pop(LABELS_ARRAY, None)
-            yield row, None if label is None else int(label)
+            yield row, self._label(row.pop(LABELS_ARRAY, None))
+
+    def _label(self, label: np.ndarray[Any, Any] | None) -> int | None:
+        if label is None:
+            return None
+        if label.size != 1 or label.dtype.kind not in "iu":
+            raise CalibrationError(
+                f"{self.path}: array '{LABELS_ARRAY}' is {label.dtype.name} with shape {list(label.shape)} per sample",
+                "give one integer, the class index, per sample",
+            )
+        return int(label.reshape(()))
 
 
 class _Rows:
@@ -365,7 +378,9 @@ class _Loader:
         except EdgebuildError:
             raise
         except Exception as reason:
-            raise CalibrationError(f"{self.path}: {name}: {type(reason).__name__}: {reason}") from reason
+            raise CalibrationError(
+                f"{self.path}: {name}: {type(reason).__name__}: {reason}", "this is the set's own code; correct it"
+            ) from reason
 
 
 def _public(module: Any) -> list[str]:

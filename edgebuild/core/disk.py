@@ -14,23 +14,27 @@ _NOT_OURS = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST
 
 
 @contextmanager
-def disk_errors(where: Path | None = None) -> Iterator[None]:
-    """Turns the operating system's errors inside into an EnvironmentProblem that names the file."""
+def disk_errors(where: Path | None = None, hint: str = "choose another folder") -> Iterator[None]:
+    """Turns the operating system's errors inside into an EnvironmentProblem that names the file.
+
+    With `where`, the one place that is written to inside, that is every error; without, those that mean a full disk or
+    a lack of permission.
+    """
     try:
         yield
     except OSError as error:
         path = where or error.filename or "the disk"
         if error.errno in _NO_ROOM:
             raise EnvironmentProblem(f"{path}: no room left on the disk", "free some space and run it again") from error
-        if error.errno in _NOT_OURS:
+        if where is not None or error.errno in _NOT_OURS:
             reason = os.strerror(error.errno or errno.EIO)
-            raise EnvironmentProblem(f"{path}: cannot be written: {reason}", "choose another folder") from error
+            raise EnvironmentProblem(f"{path}: cannot be written: {reason}", hint) from error
         raise
 
 
-def prepare_folder(folder: Path) -> None:
+def prepare_folder(folder: Path, hint: str = "choose another folder") -> None:
     """Makes `folder` and writes a byte into it: a long build must not end with an error that could come first."""
-    with disk_errors(folder):
+    with disk_errors(folder, hint):
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder) as probe:
             probe.write(b"\0")

@@ -10,8 +10,8 @@ from edgebuild.core.minisign import PublicKey, SecretKey
 from edgebuild.core.trust import Trust, parse_trust
 
 KEY_VARIABLE = "EDGEBUILD_KEY"
-TRUST_VARIABLE = "EDGEBUILD_TRUST"
-SYSTEM_TRUST = Path("/etc/edgebuild/trust")
+MAKE_KEY = "`edgebuild keys new --out FILE` makes a key"
+MAKE_TRUST = "`edgebuild keys show > FILE` writes one that trusts your development key"
 
 
 def config_dir() -> Path:
@@ -30,15 +30,16 @@ def user_trust_path() -> Path:
 
 def load_secret(path: Path) -> SecretKey:
     """A minisign secret key file without a password."""
+    data = _read(path, "key file", MAKE_KEY)
     try:
-        return minisign.parse_secret_file(_read(path, "key file"))
+        return minisign.parse_secret_file(data)
     except BundleError as error:
         raise BundleError(f"{path}: {error.message}", error.hint) from error
 
 
 def load_public(path: Path) -> PublicKey:
     """The public half of a public or a secret key file."""
-    data = _read(path, "key file")
+    data = _read(path, "key file", MAKE_KEY)
     for parse in (minisign.parse_public_file, lambda data: minisign.parse_secret_file(data).public):
         try:
             return parse(data)
@@ -48,8 +49,9 @@ def load_public(path: Path) -> PublicKey:
 
 
 def load_trust(path: Path) -> Trust:
+    data = _read(path, "trust file", MAKE_TRUST)
     try:
-        return parse_trust(_read(path, "trust file"))
+        return parse_trust(data)
     except BundleError as error:
         raise BundleError(f"{path}: {error.message}", error.hint) from error
 
@@ -100,10 +102,10 @@ def add_trust(path: Path, key: PublicKey) -> None:
     temporary.replace(path)
 
 
-def _read(path: Path, what: str) -> bytes:
+def _read(path: Path, what: str, hint: str) -> bytes:
     try:
         return path.read_bytes()
     except FileNotFoundError as error:
-        raise BundleError(f"{path}: no such {what}", "`edgebuild keys new --out FILE` makes a key") from error
+        raise BundleError(f"{path}: no such {what}", hint) from error
     except OSError as error:
-        raise EnvironmentProblem(f"{path}: {error.strerror}") from error
+        raise EnvironmentProblem(f"{path}: the {what} cannot be read: {error.strerror}", hint) from error

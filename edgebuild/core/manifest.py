@@ -1,5 +1,6 @@
 """SPEC section 2: the manifest's one canonical text, to objects and back."""
 
+import math
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -14,10 +15,15 @@ ABI = 1
 MAX_FILES = 256
 MAX_NUMBER = 2**31 - 1
 MAX_RANK = 6
+MAX_TENSOR = 2**31
+REMAKE = "the bundle was not made by edgebuild, or by another version of it; compile it again"
+NEWER = "it was made for a newer edgebuild: upgrade this one, or compile the bundle again"
+RESERVED_PATHS = ("manifest", "manifest.minisig")
 REQUIRED_FILES = ("edgebuild-run", "program.so", "plan.bin", "weights.bin")
 
 Dtype = Literal["uint8", "int8", "int32", "int64", "float32", "bool"]
 DTYPES: tuple[str, ...] = get_args(Dtype)
+DTYPE_BYTES = dict(zip(DTYPES, (1, 1, 4, 8, 4, 1), strict=True))
 
 _NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}")
 _VERSION = re.compile(r"[0-9A-Za-z][0-9A-Za-z.+~-]{0,31}")
@@ -75,7 +81,7 @@ def serialize(manifest: Manifest) -> bytes:
     """The canonical bytes of a manifest. Raises BundleError for a value that the format cannot hold."""
     data = _render(manifest)
     if _Parser(data).manifest() != manifest:
-        raise BundleError("the manifest holds a value that its format cannot express")
+        raise BundleError("the manifest holds a value that its format cannot express", "choose a shorter, plainer one")
     return data
 
 
@@ -83,7 +89,7 @@ def parse(data: bytes) -> Manifest:
     """The manifest of canonical bytes; any other spelling raises BundleError with the line's number."""
     manifest = _Parser(data).manifest()
     if _render(manifest) != data:
-        raise BundleError("manifest: not in its canonical spelling")
+        raise BundleError("manifest: not in its canonical spelling", REMAKE)
     return manifest
 
 
@@ -110,7 +116,7 @@ def _render(manifest: Manifest) -> bytes:
     try:
         return text.encode("ascii")
     except UnicodeEncodeError as error:
-        raise BundleError("manifest: only ASCII is allowed") from error
+        raise BundleError("manifest: only ASCII is allowed", REMAKE) from error
 
 
 class _Parser:
@@ -118,11 +124,11 @@ class _Parser:
 
     def __init__(self, data: bytes) -> None:
         if len(data) > MAX_MANIFEST:
-            raise BundleError(f"manifest: {len(data)} bytes; the limit is {MAX_MANIFEST}")
+            raise BundleError(f"manifest: {len(data)} bytes; the limit is {MAX_MANIFEST}", REMAKE)
         if any(byte != 0x0A and not 0x20 <= byte <= 0x7E for byte in data):
-            raise BundleError("manifest: a byte outside printable ASCII")
+            raise BundleError("manifest: a byte outside printable ASCII", REMAKE)
         if not data.endswith(b"\n"):
-            raise BundleError("manifest: the last line has no end")
+            raise BundleError("manifest: the last line has no end", REMAKE)
         self._lines = [line.split(" ") for line in data.decode("ascii")[:-1].split("\n")]
         self._at = 0
 
@@ -134,11 +140,11 @@ class _Parser:
         needs = self._needs(arch)
         abi = self._numbered("abi")
         if abi != ABI:
-            raise BundleError(f"manifest: kernel ABI {abi}; this edgebuild knows {ABI}", "use a newer edgebuild")
+            raise BundleError(f"the bundle needs kernel ABI {abi}; this edgebuild knows {ABI}", NEWER)
         quality = self._choice("quality", ("trained", "speed-only"))
         function, trigger = self._one("function", _IDENTIFIER), self._trigger()
         timeout = self._numbered("timeout-ms") if self._next() == "timeout-ms" else None
-        inputs, outputs = self._many("input", self._tensor), self._many("output", self._tensor)
+        inputs, outputs = self._tensors("input"), self._tensors("output")
         files = self._many("file", self._file)
         if self._at != len(self._lines):
             raise self._wrong("a line that does not belong here")
@@ -161,12 +167,13 @@ class _Parser:
         )
 
     def _head(self) -> None:
-        if self._lines[0] != ["edgebuild-manifest", FORMAT]:
-            raise BundleError(f"manifest: the first line is not `edgebuild-manifest {FORMAT}`")
+        version = self._number(self._single("edgebuild-manifest"), 0, MAX_NUMBER)
+        if version != int(FORMAT):
+            raise BundleError(f"the bundle's manifest has version {version}; this edgebuild reads {FORMAT}", NEWER)
         self._at = 1
 
     def _wrong(self, what: str) -> BundleError:
-        return BundleError(f"manifest, line {self._at + 1}: {what}")
+        return BundleError(f"manifest, line {self._at + 1}: {what}", REMAKE)
 
     def _next(self) -> str | None:
         return self._lines[self._at][0] if self._at < len(self._lines) else None
@@ -210,6 +217,11 @@ class _Parser:
         if self._next() != "needs":
             return ()
         needs = tuple(self._fields("needs"))
+        for feature in needs:
+            if _NAME.fullmatch(feature) and feature not in FEATURES[arch]:
+                raise BundleError(
+                    f"the bundle needs the CPU feature {feature} of {arch}, which this edgebuild does not know", NEWER
+                )
         if not needs or needs != tuple(feature for feature in FEATURES[arch] if feature in needs):
             raise self._wrong(f"needs must be CPU features of {arch}, each once, in the order of SPEC section 6")
         self._at += 1
@@ -233,12 +245,27 @@ class _Parser:
             self._at += 1
         return tuple(found)
 
+    def _tensors(self, key: str) -> tuple[Tensor, ...]:
+        names: set[str] = set()
+
+        def read(fields: list[str]) -> Tensor:
+            tensor = self._tensor(fields)
+            if tensor.name in names:
+                raise self._wrong(f"a second {key} `{tensor.name}`")
+            names.add(tensor.name)
+            return tensor
+
+        return self._many(key, read)
+
     def _tensor(self, fields: list[str]) -> Tensor:
         if len(fields) < 2 or not _IDENTIFIER.fullmatch(fields[0]) or fields[1] not in DTYPES:
             raise self._wrong(f"a tensor is NAME DTYPE DIM ..., DTYPE one of {', '.join(DTYPES)}")
         if len(fields) > 2 + MAX_RANK:
             raise self._wrong(f"a tensor has at most {MAX_RANK} axes")
-        return Tensor(fields[0], fields[1], tuple(self._number(dim, 1, MAX_NUMBER) for dim in fields[2:]))
+        shape = tuple(self._number(dim, 1, MAX_NUMBER) for dim in fields[2:])
+        if math.prod(shape) * DTYPE_BYTES[fields[1]] > MAX_TENSOR:
+            raise self._wrong(f"a tensor has at most {MAX_TENSOR} bytes")
+        return Tensor(fields[0], fields[1], shape)
 
     def _file(self, fields: list[str]) -> File:
         if len(fields) != 3:
@@ -248,6 +275,8 @@ class _Parser:
             raise self._wrong("a file's SHA-256 is 64 lower-case hex digits")
         if not is_path(path):
             raise self._wrong(f"`{path}` is not a valid path")
+        if path in RESERVED_PATHS:
+            raise self._wrong(f"`{path}` is a part of every bundle, and no file of its own")
         return File(size, sha256, path)
 
 
@@ -276,10 +305,10 @@ def golden_paths(inputs: int, outputs: int) -> list[str]:
 
 def _check_files(files: tuple[File, ...], inputs: int, outputs: int) -> None:
     if len(files) > MAX_FILES:
-        raise BundleError(f"manifest: {len(files)} files; the limit is {MAX_FILES}")
+        raise BundleError(f"manifest: {len(files)} files; the limit is {MAX_FILES}", REMAKE)
     paths = [file.path for file in files]
     if len(set(paths)) != len(paths):
-        raise BundleError("manifest: a path occurs twice")
+        raise BundleError("manifest: a path occurs twice", REMAKE)
     for path in [*REQUIRED_FILES, *golden_paths(inputs, outputs)]:
         if path not in paths:
-            raise BundleError(f"manifest: the file `{path}` is missing")
+            raise BundleError(f"manifest: the file `{path}` is missing", REMAKE)

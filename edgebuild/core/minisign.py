@@ -18,6 +18,8 @@ TRUSTED = "trusted comment: "
 SIGNATURE_COMMENT = "signature from edgebuild"
 _PREHASHED, _ALGORITHM, _NO_KDF, _CHECKSUM = b"ED", b"Ed", b"\0\0", b"B2"
 _SECRET_BYTES = 158
+_SIGNATURE_HINT = "the bundle was damaged, or not signed by edgebuild; get it again from its source"
+_LINE_HINT = "a key is one line of base64, as `edgebuild keys show` prints it"
 _KEY_HINT = "expected a minisign secret key without a password: two lines, as `edgebuild keys new` writes them"
 
 
@@ -97,12 +99,12 @@ class Signature:
 
 def parse_signature(data: bytes) -> Signature:
     """Refuses every spelling but the canonical one."""
-    lines = _ascii_lines(data, "signature")
+    lines = _ascii_lines(data, "signature", _SIGNATURE_HINT)
     if len(lines) != 4 or lines[0] != UNTRUSTED + SIGNATURE_COMMENT or not lines[2].startswith(TRUSTED):
-        raise BundleError("signature: not the four lines of a minisign signature from edgebuild")
-    body, over_comment = _decode(lines[1], 74, "signature"), _decode(lines[3], 64, "signature")
+        raise BundleError("signature: not the four lines of a minisign signature from edgebuild", _SIGNATURE_HINT)
+    body, over_comment = (_decode(lines[i], size, "signature", _SIGNATURE_HINT) for i, size in ((1, 74), (3, 64)))
     if body[:2] != _PREHASHED:
-        raise BundleError("signature: not a prehashed Ed25519 signature")
+        raise BundleError("signature: not a prehashed Ed25519 signature", _SIGNATURE_HINT)
     return Signature(body[2:10], body[10:], lines[2][len(TRUSTED) :], over_comment)
 
 
@@ -132,15 +134,15 @@ def _verify_bytes(key: PublicKey, message: bytes, signature: bytes) -> None:
 
 def parse_public_line(line: str) -> PublicKey:
     """One line of base64."""
-    body = _decode(line, 42, "public key")
+    body = _decode(line, 42, "public key", _LINE_HINT)
     if body[:2] != _ALGORITHM:
-        raise BundleError("public key: not a minisign Ed25519 key")
+        raise BundleError("public key: not a minisign Ed25519 key", _LINE_HINT)
     return PublicKey(body[2:10], body[10:])
 
 
 def parse_public_file(data: bytes) -> PublicKey:
     """The public key file of minisign: a comment and a line of base64."""
-    lines = _ascii_lines(data, "public key")
+    lines = _ascii_lines(data, "public key", _LINE_HINT)
     if len(lines) != 2 or not lines[0].startswith(UNTRUSTED):
         raise BundleError("not a minisign public key", "expected two lines: `untrusted comment: …` and base64")
     return parse_public_line(lines[1])
@@ -149,10 +151,10 @@ def parse_public_file(data: bytes) -> PublicKey:
 def parse_secret_file(data: bytes) -> SecretKey:
     """The secret key file of minisign; one with a password is refused."""
     try:
-        lines = _ascii_lines(data, "secret key")
+        lines = _ascii_lines(data, "secret key", _KEY_HINT)
         if len(lines) != 2 or not lines[0].startswith(UNTRUSTED):
-            raise BundleError("secret key: not two lines")
-        body = _decode(lines[1], _SECRET_BYTES, "secret key")
+            raise BundleError("secret key: not two lines", _KEY_HINT)
+        body = _decode(lines[1], _SECRET_BYTES, "secret key", _KEY_HINT)
     except BundleError as error:
         raise BundleError("not a minisign secret key", _KEY_HINT) from error
     if body[:2] != _ALGORITHM or body[4:6] != _CHECKSUM:
@@ -173,17 +175,17 @@ def _encode(data: bytes) -> str:
     return base64.b64encode(data).decode()
 
 
-def _decode(text: str, size: int, what: str) -> bytes:
+def _decode(text: str, size: int, what: str, hint: str) -> bytes:
     try:
         data = base64.b64decode(text.encode("ascii"), validate=True)
     except (binascii.Error, UnicodeEncodeError) as error:
-        raise BundleError(f"{what}: not base64") from error
+        raise BundleError(f"{what}: not base64", hint) from error
     if len(data) != size or _encode(data) != text:
-        raise BundleError(f"{what}: not the canonical base64 of {size} bytes")
+        raise BundleError(f"{what}: not the canonical base64 of {size} bytes", hint)
     return data
 
 
-def _ascii_lines(data: bytes, what: str) -> list[str]:
+def _ascii_lines(data: bytes, what: str, hint: str) -> list[str]:
     if any(byte != 0x0A and not 0x20 <= byte <= 0x7E for byte in data) or not data.endswith(b"\n"):
-        raise BundleError(f"{what}: not lines of ASCII text")
+        raise BundleError(f"{what}: not lines of ASCII text", hint)
     return data.decode("ascii")[:-1].split("\n")

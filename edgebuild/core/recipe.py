@@ -217,7 +217,7 @@ def _check_files(path: Path, content: _File) -> None:
         stated["function.file"] = function.file
     for key, name in stated.items():
         if not (path.parent / name).is_file():
-            raise RecipeError(f"{path}: {key}: no such file: {path.parent / name}")
+            raise RecipeError(f"{path}: {key}: no such file: {path.parent / name}", "paths are relative to the recipe")
 
 
 def _written_by_build(path: Path) -> bool:
@@ -248,7 +248,7 @@ def _imported_names(module: Path) -> Iterator[str]:
     try:
         tree = ast.parse(module.read_bytes())
     except (SyntaxError, ValueError) as reason:
-        raise ModelError(f"{module}: is not valid Python: {reason}") from reason
+        raise ModelError(f"{module}: is not valid Python: {reason}", "correct it") from reason
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             yield from (alias.name.partition(".")[0] for alias in node.names)

@@ -11,6 +11,8 @@ EXECUTABLE = "edgebuild-run"
 MAX_MANIFEST = 64 * 1024
 MAX_SIGNATURE = 1024
 MAX_FILE = 2**31
+DAMAGED = "the file was damaged or changed on its way; get it again from its source"
+NO_BUNDLE = "give a file that `edgebuild compile` wrote"
 
 
 def header(name: str, size: int) -> bytes:
@@ -54,22 +56,27 @@ class Reader:
         """The next member, which must be `name`, with 1 to `limit` bytes; its size comes from its own header."""
         field = bytes(self._data[self._at + 124 : self._at + 135])
         if len(field) != 11 or any(digit not in b"01234567" for digit in field):
-            raise BundleError(f"not a bundle: no archive member `{name}` at byte {self._at}")
+            cut = len(self._data) < self._at + BLOCK
+            why = f"it is cut off before `{name}`" if cut else f"no archive member `{name}` at byte {self._at}"
+            raise BundleError(f"not a bundle: {why}", NO_BUNDLE)
         size = int(field, 8)
         if not 0 < size <= limit:
-            raise BundleError(f"not a bundle: `{name}` claims {size} bytes; the limit is {limit}")
+            raise BundleError(f"not a bundle: `{name}` claims {size} bytes; the limit is {limit}", NO_BUNDLE)
         return self.exact(name, size)
 
     def exact(self, name: str, size: int) -> memoryview:
         """The next member, which must be `name` with `size` bytes."""
         expected = header(name, size)
         end = self._at + BLOCK + size
-        if bytes(self._data[self._at : self._at + BLOCK]) != expected:
-            raise BundleError(f"the archive's header of `{name}` is not the one that its manifest calls for")
+        found = bytes(self._data[self._at : self._at + BLOCK])
+        if len(found) < BLOCK and expected.startswith(found):
+            raise BundleError(f"the bundle is cut off before `{name}`", DAMAGED)
+        if found != expected:
+            raise BundleError(f"the archive's header of `{name}` is not the one that its manifest calls for", DAMAGED)
         if end + len(padding(size)) > len(self._data):
-            raise BundleError(f"the bundle is cut off inside `{name}`", "copy or download it again")
+            raise BundleError(f"the bundle is cut off inside `{name}`", DAMAGED)
         if bytes(self._data[end : end + len(padding(size))]) != padding(size):
-            raise BundleError(f"the padding behind `{name}` is not zero")
+            raise BundleError(f"the padding behind `{name}` is not zero", DAMAGED)
         member = self._data[self._at + BLOCK : end]
         self._at = end + len(padding(size))
         return member
@@ -77,4 +84,4 @@ class Reader:
     def end(self) -> None:
         """Checks that the archive ends here."""
         if bytes(self._data[self._at : self._at + len(END) + 1]) != END:
-            raise BundleError("the archive does not end where its manifest says", "copy or download it again")
+            raise BundleError("the archive does not end where its manifest says", DAMAGED)

@@ -30,6 +30,15 @@ _CPUINFO_NAMES = {
 }
 
 
+# What the kernels of an instruction set cannot do without.
+_ISA_FEATURES = {
+    "avx2": ("avx2", "fma"),
+    "avx512vnni": ("avx2", "fma", "avx512f", "avx512bw", "avx512vnni"),
+    "neon": ("neon",),
+    "dotprod": ("neon", "dotprod"),
+}
+
+
 @dataclass(frozen=True)
 class _TargetFile:
     """The schema of a target; the fields are those of `Target`, the name is the file's."""
@@ -38,7 +47,7 @@ class _TargetFile:
     triple: Literal["x86_64-linux-gnu", "aarch64-linux-gnu"]
     cpu: str
     features: tuple[str, ...]
-    isa: Literal["avx2", "avx512vnni", "neon", "dotprod", "plain"]
+    isa: Literal["avx2", "avx512vnni", "neon", "dotprod"]
     engines: tuple[Literal["tvm"], ...]
     attributes: tuple[str, ...] = ()
     alias: tuple[str, ...] = ()
@@ -51,7 +60,12 @@ class _TargetFile:
         if self.features != tuple(feature for feature in known if feature in self.features):
             raise ValueError(f"features: must be in this order, each once: {', '.join(known)}")
         if not self.engines:
-            raise ValueError("engines: at least one is needed")
+            raise ValueError('engines: at least one is needed; write ["tvm"]')
+        missing = [feature for feature in _ISA_FEATURES[self.isa] if feature not in self.features]
+        if missing:
+            raise ValueError(
+                f"isa: '{self.isa}' needs the CPU features {', '.join(missing)}, which `features` lacks; list them"
+            )
 
 
 @dataclass(frozen=True)
@@ -107,7 +121,9 @@ def _files() -> list[Path]:
 
 def _read(path: Path) -> Target:
     if not is_name(path.stem):
-        raise RecipeError(f"{path}: a target's file name may hold a-z, 0-9, `_` and `-`")
+        raise RecipeError(
+            f"{path}: a target's file name may hold a-z, 0-9, `_` and `-`", "rename it, e.g. to my-board.toml"
+        )
     fields = dataclasses.asdict(toml.read(path, _TargetFile))
     del fields["alias"]
     return Target(name=path.stem, **fields)

@@ -2,7 +2,8 @@
 
 A schema's fields may be `str`, `int`, `float` (an integer is taken as well), `bool`, `Literal[...]`, `tuple[T, ...]`
 (an array), `dict[str, T]` (a table with free keys), another frozen dataclass (a table), `Any`, and `T | None` or other
-unions of these. A field without a default is required. `__post_init__` may raise `ValueError("key: what is wrong")`.
+unions of these. A field without a default is required. `__post_init__` may raise
+`ValueError("key: what is wrong; what to do")`.
 """
 
 import dataclasses
@@ -32,11 +33,13 @@ def read(path: Path, schema: type[T], error: type[EdgebuildError] = RecipeError)
     try:
         table = tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as reason:
-        raise error(f"{path}: cannot be read: {reason.strerror}") from reason
+        raise error(f"{path}: cannot be read: {reason.strerror}", "name an existing file") from reason
     except UnicodeDecodeError as reason:
         raise error(f"{path}: is not UTF-8 text", "save the file as UTF-8") from reason
     except tomllib.TOMLDecodeError as reason:
-        raise error(f"{path}: is not valid TOML: {reason}") from reason
+        raise error(
+            f"{path}: is not valid TOML: {reason}", "correct that line; https://toml.io shows the syntax"
+        ) from reason
     try:
         return _table(table, schema, "")
     except _SchemaError as reason:
@@ -76,7 +79,8 @@ def _table(table: Mapping[str, Any], schema: type[T], prefix: str) -> T:
     try:
         return schema(**values)
     except ValueError as reason:
-        raise _SchemaError(f"{prefix}{reason}") from reason
+        message, _, hint = str(reason).partition("; ")
+        raise _SchemaError(f"{prefix}{message}", hint or "choose another value") from reason
 
 
 def _value(value: Any, hint: Any, key: str) -> Any:
@@ -123,7 +127,10 @@ def _literal(value: Any, hint: Any, key: str) -> Any:
 
 def _mismatch(value: Any, hint: Any, key: str) -> _SchemaError:
     shown = "" if isinstance(value, dict | list) else f" {value!r}"
-    return _SchemaError(f"{key}: expected {_describe(hint)}, found {_NAMES.get(type(value), 'a date or time')}{shown}")
+    return _SchemaError(
+        f"{key}: expected {_describe(hint)}, found {_NAMES.get(type(value), 'a date or time')}{shown}",
+        f"write {_describe(hint)}",
+    )
 
 
 def _describe(hint: Any) -> str:

@@ -12,7 +12,9 @@ Trust = dict[bytes, PublicKey]
 def parse_trust(data: bytes) -> Trust:
     """Keys by key id. Raises BundleError for a wrong line, for two keys of one id, and when there is no key."""
     if len(data) > MAX_BYTES:
-        raise BundleError(f"trust file: {len(data)} bytes; the limit is {MAX_BYTES}")
+        raise BundleError(
+            f"trust file: {len(data)} bytes; the limit is {MAX_BYTES}", "list only keys: edgebuild keys show"
+        )
     trust: Trust = {}
     for number, line in enumerate(data.split(b"\n"), start=1):
         if line and not line.startswith(_SKIPPED):
@@ -30,5 +32,5 @@ def _add(trust: Trust, line: bytes, number: int) -> None:
             f"trust file, line {number}: not a minisign public key", "a line is base64, or a comment that starts with #"
         ) from error
     if key.key_id in trust:
-        raise BundleError(f"trust file, line {number}: a second key with id {key.name}")
+        raise BundleError(f"trust file, line {number}: a second key with id {key.name}", "keep one of them")
     trust[key.key_id] = key

@@ -179,7 +179,9 @@ def _compile(build: Build, folder: Path) -> None:
             _run([*configure, *(f"-D{name}={value}" for name, value in settings.items())])
             _run([cmake, "--build", scratch, "--target", *build.targets])
         except (OSError, subprocess.CalledProcessError) as error:
-            raise CompileError(f"the native runtime does not build: {_last_lines(error)}") from error
+            raise CompileError(
+                f"the native runtime does not build: {_last_lines(error)}", "`make setup` installs what it needs"
+            ) from error
         for target in build.targets:
             found = next(path for path in Path(scratch).rglob(target) if path.is_file() and os.access(path, os.X_OK))
             shutil.copy2(found, folder / target)

@@ -39,7 +39,7 @@ static eb_status map_file(const char *path, eb_bytes *bytes, eb_error *error) {
   int fd = open(path, O_RDONLY | O_CLOEXEC);
   if (fd < 0 || fstat(fd, &info) < 0) {
     if (fd >= 0) close(fd);
-    return eb_fail(error, EB_IO, "", "cannot open %s: %s", path, strerror(errno));
+    return eb_fail(error, EB_IO, EB_HINT_PATH, "cannot open %s: %s", path, strerror(errno));
   }
   void *data = MAP_FAILED;
   if (!S_ISREG(info.st_mode) || info.st_size == 0) {
@@ -76,7 +76,7 @@ static eb_status read_trust(const struct eb_options *options, uint8_t *buffer, e
   eb_status status = find_trust(options, path, sizeof path, error);
   if (status) return status;
   int fd = open(path, O_RDONLY | O_CLOEXEC);
-  if (fd < 0) return eb_fail(error, EB_IO, "", "cannot open the trust file %s: %s", path, strerror(errno));
+  if (fd < 0) return eb_fail(error, EB_IO, EB_HINT_PATH, "cannot open the trust file %s: %s", path, strerror(errno));
   struct eb_stream stream = {.name = path, .fd = fd};
   *trust = (eb_bytes){buffer, 0};
   status = eb_stream_read(&stream, buffer, EB_TRUST_BYTES_MAX + 1, &trust->size, error);
@@ -95,7 +95,7 @@ static eb_status finish_output(eb_error *error) {
   eb_json_flush(&out);
   /* Whoever reads the output may stop before its end. */
   if (!out.failure || out.failure == EPIPE) return EB_OK;
-  return eb_fail(error, EB_IO, "", "cannot write to standard output: %s", strerror(out.failure));
+  return eb_fail(error, EB_IO, "free some space", "cannot write to standard output: %s", strerror(out.failure));
 }
 
 static eb_status run_verify(const struct eb_options *options, eb_bytes bundle, eb_bytes trust, eb_error *error) {

@@ -211,6 +211,7 @@ static eb_status read_ports(struct lines *lines, const char *key, struct eb_port
       if (__builtin_mul_overflow(port->bytes, (uint64_t)port->dim[i], &port->bytes))
         return bad_line(lines, "too large");
     }
+    if (port->bytes > EB_TENSOR_BYTES_MAX) return bad_line(lines, "too large");
   }
   return status;
 }

@@ -9,6 +9,7 @@
 #define EB_MANIFEST_BYTES_MAX ((size_t)64 << 10)
 #define EB_FILES_MAX 256u
 #define EB_FILE_BYTES_MAX ((uint64_t)2 << 30)
+#define EB_TENSOR_BYTES_MAX ((uint64_t)2 << 30)
 /* Each input and output brings a golden file along. */
 #define EB_PORTS_MAX EB_FILES_MAX
 

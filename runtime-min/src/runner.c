@@ -55,7 +55,7 @@ static eb_status open_input(struct eb_runner *runner, uint32_t index, eb_error *
   }
   bool standard = strcmp(file, "-") == 0;
   int fd = standard ? STDIN_FILENO : open(file, O_RDONLY | O_CLOEXEC);
-  if (fd < 0) return eb_fail(error, EB_IO, "", "cannot open %s: %s", file, strerror(errno));
+  if (fd < 0) return eb_fail(error, EB_IO, EB_HINT_PATH, "cannot open %s: %s", file, strerror(errno));
   struct eb_source *source = &runner->source[index];
   uint8_t *buffer = eb_arena_take(&runner->memory, EB_STREAM_BUFFER);
   uint8_t *planes = eb_arena_take(&runner->memory, eb_source_memory(tensor));

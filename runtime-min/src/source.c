@@ -29,7 +29,7 @@ static eb_status detect(struct eb_source *source, eb_error *error) {
   eb_status status = eb_stream_peek(&source->stream, 16, &head, error);
   if (status) return status;
   const char *name = source->stream.name, *dot = strrchr(name, '.');
-  if (head.size == 0) return eb_fail(error, EB_INPUT, "", "%s: it is empty", name);
+  if (head.size == 0) return eb_fail(error, EB_INPUT, EB_HINT_CUT, "%s: it is empty", name);
   for (int format = EB_FORMAT_Y4M; format < FORMAT_COUNT; format++) {
     const struct eb_source_driver *driver = drivers[format];
     bool by_magic =
@@ -82,6 +82,6 @@ eb_status eb_source_read(struct eb_source *source, uint8_t *data, size_t size, b
   if (status || got == size) return status;
   *end = got == 0;
   if (*end) return EB_OK;
-  return eb_fail(error, EB_INPUT, "", "%s: it is cut off: the last frame has %zu of %zu bytes", source->stream.name,
-                 got, size);
+  return eb_fail(error, EB_INPUT, EB_HINT_CUT, "%s: it is cut off: the last frame has %zu of %zu bytes",
+                 source->stream.name, got, size);
 }

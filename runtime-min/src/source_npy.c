@@ -165,7 +165,7 @@ static eb_status npy_next(struct eb_source *source, uint8_t *frame, bool *end, e
   eb_status status = eb_source_read(source, frame, source->tensor.bytes, end, error);
   if (status) return status;
   if (*end) {
-    return eb_fail(error, EB_INPUT, "", "%s: it is cut off: %llu frames are missing", source->stream.name,
+    return eb_fail(error, EB_INPUT, EB_HINT_CUT, "%s: it is cut off: %llu frames are missing", source->stream.name,
                    (unsigned long long)source->frames_left);
   }
   source->frames_left--;

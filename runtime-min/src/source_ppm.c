@@ -60,7 +60,7 @@ static eb_status ppm_next(struct eb_source *source, uint8_t *frame, bool *end, e
   if (!status) status = eb_source_check_size(source, width, height, error);
   if (!status) status = eb_source_read(source, frame, source->tensor.bytes, end, error);
   if (status || !*end) return status;
-  return eb_fail(error, EB_INPUT, "", "%s: it is cut off: the last image has no pixels", source->stream.name);
+  return eb_fail(error, EB_INPUT, EB_HINT_CUT, "%s: it is cut off: the last image has no pixels", source->stream.name);
 }
 
 const struct eb_source_driver eb_source_ppm = {

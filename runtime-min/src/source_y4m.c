@@ -39,7 +39,7 @@ static eb_status set_space(struct eb_source *source, const char *tag, eb_error *
 }
 
 static eb_status bad_header(const struct eb_source *source, eb_error *error) {
-  return eb_fail(error, EB_INPUT, "", "%s: malformed y4m header", source->stream.name);
+  return eb_fail(error, EB_INPUT, EB_HINT_Y4M, "%s: malformed y4m header", source->stream.name);
 }
 
 static eb_status set_parameter(struct eb_source *source, const char *parameter, uint64_t *width, uint64_t *height,
@@ -129,11 +129,11 @@ static eb_status y4m_next(struct eb_source *source, uint8_t *frame, bool *end, e
   status = eb_stream_line(&source->stream, line, sizeof line, &found, error);
   if (status) return status;
   if (!found || strncmp(line, "FRAME", 5) != 0 || (line[5] && line[5] != ' ')) {
-    return eb_fail(error, EB_INPUT, "", "%s: a frame does not start with FRAME", source->stream.name);
+    return eb_fail(error, EB_INPUT, EB_HINT_Y4M, "%s: a frame does not start with FRAME", source->stream.name);
   }
   status = eb_source_read(source, source->planes, frame_bytes(source), end, error);
   if (status) return status;
-  if (*end) return eb_fail(error, EB_INPUT, "", "%s: it is cut off behind FRAME", source->stream.name);
+  if (*end) return eb_fail(error, EB_INPUT, EB_HINT_CUT, "%s: it is cut off behind FRAME", source->stream.name);
   convert(source, frame);
   return EB_OK;
 }

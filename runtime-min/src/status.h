@@ -4,6 +4,11 @@
 
 #include "edgebuild_run.h"
 
+/* Hints that several places give. */
+#define EB_HINT_PATH "name an existing file that this user may read"
+#define EB_HINT_CUT "let the program that writes it finish, or copy the file again"
+#define EB_HINT_Y4M "write it with ffmpeg: -pix_fmt yuv420p -f yuv4mpegpipe"
+
 /* Fills `error` (may be NULL) and returns `status`. */
 __attribute__((format(printf, 4, 5))) eb_status eb_fail(eb_error *error, eb_status status, const char *hint,
                                                         const char *format, ...);

@@ -22,7 +22,7 @@ static eb_status read_some(struct eb_stream *stream, void *data, size_t size, si
       return EB_OK;
     }
     if (errno == EINTR) continue;
-    return eb_fail(error, EB_IO, "", "cannot read %s: %s", stream->name, strerror(errno));
+    return eb_fail(error, EB_IO, EB_HINT_PATH, "cannot read %s: %s", stream->name, strerror(errno));
   }
   return EB_OK;
 }

@@ -1,6 +1,7 @@
 /* Loads many bundles in one process, through the calls that edgebuild-run makes.
  *
  *   drive flip BUNDLE TRUST COUNT SEED   COUNT copies with one byte changed: how many were accepted?
+ *   drive verify TRUST                   as load, without loading what was verified
  *   drive load TRUST THREADS             bundles on standard input, each behind its size (u32, little endian): one line
  *                                        each, the status, after running those that load
  */
@@ -69,14 +70,23 @@ static int flip(char **argv) {
   return accepted != 0;
 }
 
-static int load(char **argv) {
-  eb_bytes trust = read_file(argv[0]);
-  uint32_t threads = (uint32_t)atoi(argv[1]), size;
+static eb_status verify(eb_bytes bundle, eb_bytes trust, eb_error *error) {
+  eb_model *model;
+  eb_status status = eb_verify(bundle, trust, &model, error);
+  if (!status) eb_free(model);
+  return status;
+}
+
+/* Bundles on standard input; `threads` is 0 to verify them only. */
+static int load(const char *trust_path, uint32_t threads) {
+  eb_bytes trust = read_file(trust_path);
+  uint32_t size;
   while (fread(&size, sizeof size, 1, stdin) == 1) {
     void *data = aligned_alloc(64, ((size_t)size + 63) & ~(size_t)63);
     if (!data || fread(data, 1, size, stdin) != size) die("standard input");
     eb_error error = {0};
-    eb_status status = load_and_run((eb_bytes){data, size}, trust, threads, &error);
+    eb_bytes bundle = {data, size};
+    eb_status status = threads ? load_and_run(bundle, trust, threads, &error) : verify(bundle, trust, &error);
     printf("%s %s\n", eb_status_name(status), error.message);
     free(data);
   }
@@ -86,6 +96,7 @@ static int load(char **argv) {
 
 int main(int argc, char **argv) {
   if (argc == 6 && strcmp(argv[1], "flip") == 0) return flip(argv + 2);
-  if (argc == 4 && strcmp(argv[1], "load") == 0) return load(argv + 2);
+  if (argc == 4 && strcmp(argv[1], "load") == 0) return load(argv[2], (uint32_t)atoi(argv[3]));
+  if (argc == 3 && strcmp(argv[1], "verify") == 0) return load(argv[2], 0);
   return puts("see the comment at the top of drive.c"), 64;
 }

@@ -13,7 +13,11 @@ numbers = st.integers(1, 2**31 - 1)
 names = st.from_regex(r"[a-z0-9][a-z0-9_-]{0,63}", fullmatch=True)
 identifiers = st.from_regex(r"[A-Za-z_][A-Za-z0-9_]{0,63}", fullmatch=True)
 digests = st.from_regex(r"[0-9a-f]{64}", fullmatch=True)
-tensors = st.builds(Tensor, identifiers, st.sampled_from(DTYPES), st.lists(numbers, max_size=6).map(tuple))
+shapes = st.one_of(
+    st.lists(st.integers(1, 16), max_size=6), st.lists(st.integers(1, 2**28), min_size=1, max_size=1)
+).map(tuple)
+tensors = st.builds(Tensor, identifiers, st.sampled_from(DTYPES), shapes)
+ports = st.lists(tensors, max_size=3, unique_by=lambda tensor: tensor.name)
 paths = st.from_regex(r"function/[a-z0-9][a-z0-9.-]{0,30}", fullmatch=True).filter(manifest.is_path)
 
 
@@ -21,7 +25,7 @@ paths = st.from_regex(r"function/[a-z0-9][a-z0-9.-]{0,30}", fullmatch=True).filt
 def manifests(draw: st.DrawFn) -> Manifest:
     arch = draw(st.sampled_from(sorted(FEATURES)))
     chosen = draw(st.sets(st.sampled_from(FEATURES[arch])))
-    inputs, outputs = draw(st.lists(tensors, max_size=3)), draw(st.lists(tensors, max_size=3))
+    inputs, outputs = draw(ports), draw(ports)
     required = [*manifest.REQUIRED_FILES, *manifest.golden_paths(len(inputs), len(outputs))]
     extra = draw(st.sets(paths, max_size=5))
     files = [
@@ -69,7 +73,9 @@ def test_a_changed_text_is_refused_or_means_something_else(made: Manifest, data:
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [
-        ("edgebuild-manifest 1", "edgebuild-manifest 2", "first line"),
+        ("edgebuild-manifest 1", "edgebuild-manifest 2", "manifest has version 2; this edgebuild reads 1"),
+        ("edgebuild-manifest 1", "edgebuild-manifest 01", "`01` is not a number"),
+        ("edgebuild-manifest 1", "manifest 1", "line 1: expected `edgebuild-manifest`"),
         ("release 1\n", "release 01\n", "`01` is not a number from 1"),
         ("release 1\n", "release 0\n", "`0` is not a number from 1"),
         ("release 1\n", "release 2147483648\n", "is not a number"),
@@ -80,7 +86,9 @@ def test_a_changed_text_is_refused_or_means_something_else(made: Manifest, data:
         ("arch x86_64", "arch mips", "arch must be one of x86_64, aarch64"),
         ("needs avx2 fma", "needs fma avx2", "in the order of SPEC section 6"),
         ("needs avx2 fma", "needs avx2 avx2", "each once"),
-        ("needs avx2 fma", "needs neon", "CPU features of x86_64"),
+        ("needs avx2 fma", "needs avx2 amx9", "the CPU feature amx9 of x86_64, which this edgebuild does not know"),
+        ("needs avx2 fma", "needs neon", "the CPU feature neon of x86_64, which this edgebuild does not know"),
+        ("needs avx2 fma", "needs AVX2", "CPU features of x86_64"),
         ("needs avx2 fma", "needs", "needs must be"),
         ("abi 1", "abi 2", "kernel ABI 2; this edgebuild knows 1"),
         ("quality trained", "quality good", "quality must be one of"),
@@ -90,6 +98,10 @@ def test_a_changed_text_is_refused_or_means_something_else(made: Manifest, data:
         ("frame uint8", "frame uint16", "a tensor is NAME DTYPE"),
         ("frame uint8 48 64 3", "frame uint8 48 64 0", "is not a number from 1"),
         ("frame uint8 48 64 3", "frame uint8 1 1 1 1 1 1 1", "at most 6 axes"),
+        ("frame uint8 48 64 3", "frame uint8 65536 32769", "at most 2147483648 bytes"),
+        ("output confidence", "output label", "a second output `label`"),
+        ("function/function.py", "manifest", "`manifest` is a part of every bundle"),
+        ("function/function.py", "manifest.minisig", "`manifest.minisig` is a part of every bundle"),
         ("function/function.py", "function/../function.py", "is not a valid path"),
         ("function/function.py", "/function.py", "is not a valid path"),
         ("function/function.py", "function//function.py", "is not a valid path"),

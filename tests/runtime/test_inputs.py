@@ -206,7 +206,7 @@ def test_errors_as_json(host: Machine, bundle: tiny.Bundle) -> None:
     done = host.run(bundle.build(), "--json", "--input", '"\x01.npy')
     assert json.loads(done.stderr) == {
         "error": 'cannot open "\x01.npy: No such file or directory',
-        "hint": "",
+        "hint": "name an existing file that this user may read",
         "code": "io",
     }
 

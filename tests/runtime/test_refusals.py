@@ -127,6 +127,16 @@ def test_truncated(sanitized: Path, checked: Machine, bundle: tiny.Bundle) -> No
     assert all(line == "refused the bundle is cut off" for line in cut)
 
 
+def test_program_with_an_undefined_symbol(checked: Machine, bundle: tiny.Bundle, tmp_path: Path) -> None:
+    """Nothing is bound lazily: it fails at load, not in the middle of a frame."""
+    runs(checked, bundle)
+    source = tiny.KERNELS.replace("  (void)scratch;", "  extern int not_there(void);\n  not_there();", 1)
+    assert source != tiny.KERNELS
+    program = tiny.program_so(tmp_path, f"{HOST}-linux-gnu", kernels=source)
+    refused(checked, bundle.but(program=program).build(), REFUSED, "cannot load program.so: ")
+    refused(checked, bundle.but(program=program).build(), REFUSED, "undefined symbol: not_there")
+
+
 def test_not_a_bundle(checked: Machine, bundle: tiny.Bundle) -> None:
     runs(checked, bundle)
     refused(checked, b"\x7fELF" * 400, REFUSED, "this is not a bundle")

@@ -53,11 +53,13 @@ __attribute__((visibility("default"))) const struct eb_program eb_program = {
 """
 
 
-def program_so(folder: Path, triple: str, *, magic: int = 0x31504245, abi: int = 1, needs: int = 0) -> bytes:
+def program_so(
+    folder: Path, triple: str, *, magic: int = 0x31504245, abi: int = 1, needs: int = 0, kernels: str = KERNELS
+) -> bytes:
     """The kernels as program.so for `triple`."""
     source, library = folder / "program.c", folder / f"program-{triple}-{magic:x}-{abi}-{needs:x}.so"
     if not library.exists():
-        source.write_text(KERNELS)
+        source.write_text(kernels)
         defines = [f"-DN={N}", f"-DMAGIC={magic}u", f"-DABI={abi}", f"-DNEEDS={needs}u"]
         flags = ["-shared", "-fPIC", "-O1", "-nostdlib", "-s", "-fvisibility=hidden", "-fno-builtin"]
         subprocess.run([*zig_cc(triple), *flags, *defines, str(source), "-o", str(library)], check=True)

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from edgebuild.core.errors import CompileError
+from edgebuild.core.errors import CompileError, ModelError
 from edgebuild.core.plan import DTYPES, ITEM_SIZES, Plan, PlanOp, PlanTensor, write_plan
 from edgebuild.core.target import Target
 from edgebuild.stages.compile.codegen import build_program
@@ -15,6 +15,8 @@ from edgebuild.stages.compile.memory import Life, aligned, place
 
 if TYPE_CHECKING:
     import onnx
+
+_MAX_BYTES = 2**31
 
 
 @dataclass(frozen=True)
@@ -51,6 +53,13 @@ def assemble(lowered: Lowered) -> tuple[Plan, bytes]:
     order = sorted(used)
     index = {storage: i for i, storage in enumerate(order)}
     offsets, arena_bytes = place(_lives(lowered))
+    weight_bytes = sum(aligned(_nbytes(lowered, s)) for s in order if emitter.storages[s].data is not None)
+    for what, size in (("activations", arena_bytes), ("weights", weight_bytes)):
+        if size > _MAX_BYTES:
+            raise ModelError(
+                f"the model needs {size >> 20} MiB for its {what}; the most is {_MAX_BYTES >> 20} MiB",
+                "use a smaller one",
+            )
     weights = bytearray()
     tensors = []
     for number in order:

@@ -6,13 +6,16 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from edgebuild.core.errors import CompileError
+from edgebuild.core.errors import CompileError, RecipeError
 from edgebuild.core.target import FEATURES, Target
+from edgebuild.core.toml import did_you_mean
 from edgebuild.core.zig import zig_cc
 from edgebuild.kernels.builder import Kernel
 
 ABI = 1
+BUG = "this is a bug in edgebuild, or `cpu` and `attributes` of the target do not fit together"
 MAGIC = 0x31504245
+_LLVM_NAMES = {"fp16": "fullfp16"}
 
 
 # LLVM turns copying loops into calls of these three; program.so has no library to take them from.
@@ -61,13 +64,41 @@ def _compile(kernels: Sequence[Kernel], target: Target) -> Any:
     llvm: dict[str, Any] = {"kind": "llvm", "mtriple": target.triple, "mcpu": target.cpu}
     if target.attributes:
         llvm["mattr"] = list(target.attributes)
+    _check_cpu(target)
     tvm_target = tvm.target.Target(llvm)
+    _check_features(target, tvm_target)
     functions = {f"k{i}": k.func.with_attr("global_symbol", f"k{i}") for i, k in enumerate(kernels)}
     module = _lower(tvm.IRModule(functions), tvm_target)
     try:
         return tvm.get_global_func("target.build.llvm")(module, tvm_target)
     except tvm.error.InternalError as error:
-        raise CompileError(f"LLVM refused the kernels for {target.name}: {str(error).splitlines()[-1]}") from error
+        raise CompileError(f"LLVM refused the kernels for {target.name}: {str(error).splitlines()[-1]}", BUG) from error
+
+
+def _check_cpu(target: Target) -> None:
+    """LLVM itself would only warn, and generate code for its generic CPU."""
+    import tvm  # noqa: PLC0415
+
+    known = tvm.target.codegen.llvm_get_cpu_archlist(tvm.target.Target({"kind": "llvm", "mtriple": target.triple}))
+    names = [str(name) for name in known]
+    if target.cpu not in names:
+        raise RecipeError(
+            f"target {target.name}: cpu: LLVM knows no '{target.cpu}' of {target.arch}", did_you_mean(target.cpu, names)
+        )
+
+
+def _check_features(target: Target, tvm_target: Any) -> None:
+    """What LLVM may use must be in the manifest's `needs`, or a device without it dies of an illegal instruction."""
+    import tvm  # noqa: PLC0415
+
+    used = {str(name) for name in tvm.target.codegen.llvm_get_cpu_features(tvm_target)}
+    missing = [f for f in FEATURES[target.arch] if _LLVM_NAMES.get(f, f) in used and f not in target.features]
+    if missing:
+        off = ", ".join(f'"-{_LLVM_NAMES.get(f, f)}"' for f in missing)
+        raise RecipeError(
+            f"target {target.name}: features: code for cpu '{target.cpu}' uses {', '.join(missing)}, not listed",
+            f"list it, or switch it off: attributes = [{off}]",
+        )
 
 
 def _lower(module: Any, tvm_target: Any) -> Any:
@@ -131,4 +162,4 @@ def _link(obj: Path, table: Path, library: Path, target: Target) -> None:
     ]
     done = subprocess.run(command, capture_output=True, text=True, cwd=library.parent, check=False)
     if done.returncode:
-        raise CompileError(f"linking program.so for {target.name} failed: {done.stderr.strip()}")
+        raise CompileError(f"linking program.so for {target.name} failed: {done.stderr.strip()}", BUG)

@@ -49,7 +49,7 @@ class Node:
     def unsupported(self, why: str) -> ModelError:
         return ModelError(
             f"{self.name}: {self.op}: {why}",
-            "change the layer or the handler that it comes from; `edgebuild compile --help` names what is supported",
+            "replace the layer, or the part of the handler, that it comes from by supported operators",
         )
 
 
@@ -60,7 +60,9 @@ class Graph:
         try:
             inferred = shape_inference.infer_shapes(model, check_type=True, strict_mode=True, data_prop=True)
         except shape_inference.InferenceError as error:
-            raise ModelError(f"the model's shapes do not fit together: {str(error).strip()}") from error
+            raise ModelError(
+                f"the model's shapes do not fit together: {str(error).strip()}", "export it again"
+            ) from error
         graph = inferred.graph
         self.nodes = [Node(n) for n in graph.node]
         self.constants = {t.name: numpy_helper.to_array(t) for t in graph.initializer}
@@ -91,7 +93,8 @@ class Graph:
         code = self._type(name).elem_type
         if code not in _DTYPES:
             raise ModelError(
-                f"tensor {name} has the type {onnx.TensorProto.DataType.Name(code)}, which is not supported"
+                f"tensor {name} has the type {onnx.TensorProto.DataType.Name(code)}, which is not supported",
+                f"supported are {', '.join(_DTYPES.values())}; export the model in float32",
             )
         return _DTYPES[code]
 

@@ -18,6 +18,8 @@ from edgebuild.stages.compile.integer import IntegerLowering
 from edgebuild.stages.compile.moves import Mover
 from edgebuild.stages.compile.values import Emitter, Value, row_major
 
+BUG = "this is a bug in edgebuild's lowering; please report it with the model"
+
 
 @dataclass(frozen=True)
 class Lowered:
@@ -133,5 +135,5 @@ class _Driver:
             value = out
         taken.add(value.storage)
         if value.dtype != self.graph.dtype(name):
-            raise CompileError(f"output {name} came out as {value.dtype}, the model says {self.graph.dtype(name)}")
+            raise CompileError(f"output {name} came out as {value.dtype}, the model says {self.graph.dtype(name)}", BUG)
         return value.seen(value.shape, order)

@@ -41,7 +41,7 @@ def load_module(path: Path) -> ModuleType:
         return sys.modules[path.stem]
     spec = importlib.util.spec_from_file_location(path.stem, path)
     if spec is None or spec.loader is None:
-        raise ModelError(f"{path}: is no Python file")
+        raise ModelError(f"{path}: is no Python file", "name a .py file")
     module = importlib.util.module_from_spec(spec)
     sys.modules[path.stem] = module
     with blame(path.parent, "cannot be imported"):

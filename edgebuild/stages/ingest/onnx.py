@@ -22,13 +22,23 @@ from onnx_ir.passes import common
 from onnxscript import optimizer
 
 from edgebuild.core.errors import EdgebuildError, ModelError
-from edgebuild.core.manifest import Tensor, Trigger, is_identifier
+from edgebuild.core.manifest import (
+    DTYPE_BYTES,
+    DTYPES,
+    MAX_RANK,
+    MAX_TENSOR,
+    Tensor,
+    Trigger,
+    is_identifier,
+)
 from edgebuild.stages.ingest import TRAINED, Entry, FloatModel
 
 MIN_OPSET = 18
 MAX_OPSET = onnx.defs.onnx_opset_version()
 STANDARD_DOMAINS = ("", "ai.onnx")
+_TYPES = {int(onnx.helper.np_dtype_to_tensor_dtype(np.dtype(name))): name for name in DTYPES}
 _SCOPES = "pkg.torch.onnx.name_scopes"
+_MOST_PORTS = 200
 _LARGEST_CONSTANT = 1 << 28
 """Elements of a constant that is computed while folding; a short file can ask for any size."""
 
@@ -42,7 +52,7 @@ def ingest(path: Path) -> FloatModel:
 def load(path: Path) -> onnx.ModelProto:
     """The model in `path`, checked, with external data read in. Raises ModelError for whatever is wrong with it."""
     if not path.is_file():
-        raise ModelError(f"{path}: no such file")
+        raise ModelError(f"{path}: no such file", "name an existing .onnx file")
     try:
         model = onnx.load(path)
     except FileNotFoundError as reason:
@@ -57,6 +67,7 @@ def load(path: Path) -> onnx.ModelProto:
         raise ModelError(f"{path}: is cut off, or no ONNX model", "export or download the file again") from reason
     if not model.ir_version or not model.graph.output:
         raise ModelError(f"{path}: is no ONNX model (it has no graph)", "export or download the file again")
+    _check_ports(model, str(path))
     _check_opset(model, str(path))
     _check_operators(model, str(path))
     try:
@@ -111,6 +122,21 @@ def _tensor(value: onnx.ValueInfoProto) -> Tensor:
     kind = value.type.tensor_type
     dtype = onnx.helper.tensor_dtype_to_np_dtype(kind.elem_type).name
     return Tensor(value.name, dtype, tuple(dim.dim_value for dim in kind.shape.dim))
+
+
+def _check_ports(model: onnx.ModelProto, name: str) -> None:
+    weights = {tensor.name for tensor in model.graph.initializer}
+    if not any(value.name not in weights for value in model.graph.input):
+        raise ModelError(f"{name}: the model has no input, so it always gives the same", "export it with its inputs")
+    for kind, values in (("input", model.graph.input), ("output", model.graph.output)):
+        twice = [value for value, count in Counter(value.name for value in values).items() if count > 1]
+        if twice:
+            raise ModelError(f"{name}: {kind} '{twice[0]}' is listed twice", "export the model again, each name once")
+    ports = len(model.graph.input) - len(weights) + len(model.graph.output)
+    if ports > _MOST_PORTS:
+        raise ModelError(
+            f"{name}: {ports} inputs and outputs; a bundle holds {_MOST_PORTS}", "export only the ones that are used"
+        )
 
 
 def _check_opset(model: onnx.ModelProto, name: str) -> None:
@@ -329,7 +355,28 @@ def _with_shapes(model: onnx.ModelProto, name: str) -> onnx.ModelProto:
                     f"{name}: the shape of {node.op_type} '{node.name}' depends on values, not on the input's shape",
                     "export the model with static shapes, without data-dependent sizes",
                 )
+    _check_types(model, name)
     return model
+
+
+def _check_types(model: onnx.ModelProto, name: str) -> None:
+    """Every value fits a plan (SPEC 5) by its type, its rank and its size."""
+    makers = {output: f"{node.op_type} '{node.name}'" for node in model.graph.node for output in node.output}
+    for value in (*model.graph.input, *model.graph.value_info, *model.graph.output):
+        where = f"{name}: {makers.get(value.name, f'input {value.name!r}')}"
+        kind = value.type.tensor_type
+        shape = [dim.dim_value for dim in kind.shape.dim]
+        if kind.elem_type not in _TYPES:
+            raise ModelError(
+                f"{where} gives {onnx.TensorProto.DataType.Name(kind.elem_type)}, which is not supported",
+                f"export the model in float32; values may be {', '.join(DTYPES)}",
+            )
+        if len(shape) > MAX_RANK:
+            raise ModelError(f"{where} gives {len(shape)} axes; the most is {MAX_RANK}", "merge axes with a reshape")
+        if math.prod(shape) * DTYPE_BYTES[_TYPES[kind.elem_type]] > MAX_TENSOR:
+            raise ModelError(
+                f"{where} gives a tensor of shape {shape}; the largest has {MAX_TENSOR} bytes", "use a smaller input"
+            )
 
 
 def _static(value: onnx.ValueInfoProto) -> bool:

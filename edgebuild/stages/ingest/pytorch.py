@@ -99,7 +99,9 @@ def _as_dict(result: Any, function: str) -> dict[str, torch.Tensor]:
                 "return tensors; .item(), .tolist() and .numpy() leave the graph",
             )
         if not isinstance(name, str) or not is_identifier(name):
-            raise ModelError(f"{function}: output name {name!r} is no identifier of letters, digits and _")
+            raise ModelError(
+                f"{function}: output name {name!r} is no identifier of letters, digits and _", "rename that key"
+            )
     return result
 
 
@@ -259,7 +261,10 @@ def _not_exported(program: Any, reason: Exception, recipe: Recipe) -> ModelError
     text = "\n".join(str(link) for link in chain)
     operator, node = _UNTRANSLATED.search(text), _TRANSLATING.search(text)
     if operator is None:
-        return ModelError(f"{recipe.folder}: the model cannot be exported: {str(chain[-1]).strip().splitlines()[0]}")
+        reason_line = str(chain[-1]).strip().splitlines()[0]
+        return ModelError(
+            f"{recipe.folder}: the model cannot be exported: {reason_line}", "torch.onnx.export(dynamo=True) says more"
+        )
     place = _module_of(program, node.group(1)) if node else ""
     return ModelError(
         f"{recipe.folder}: operator {operator.group(1)} in {place or 'the handler'} has no ONNX form",
@@ -302,7 +307,9 @@ def compare(
     try:
         session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
     except Exception as reason:
-        raise ModelError(f"{name}: ONNX Runtime refuses the exported graph: {str(reason).strip()}") from reason
+        raise ModelError(
+            f"{name}: ONNX Runtime refuses the exported graph: {str(reason).strip()}", "simplify the handler"
+        ) from reason
     outputs = [value.name for value in model.graph.output]
     errors = dict.fromkeys(outputs, 0.0)
     for sample in samples:
