@@ -357,21 +357,26 @@ class _Build:
 
         keys = [ingested.digest, quantized.digest, data.digest(), str(whole), test.digest if test.native else ""]
         found: dict[str, Any] = self._entry("evaluate", keys, make).json("accuracy.json")
-        self._accept(found, meta)
-        return found
+        return found | {"budget": self._judged(found, meta)}
 
-    def _accept(self, accuracy: dict[str, Any], meta: _Meta) -> None:
-        """The recipe's budget; a part of the samples, and untrained weights, say too little to fail a build."""
+    def _judged(self, accuracy: dict[str, Any], meta: _Meta) -> str:
+        """`none`, `met`, or `not judged: …`; raises CheckError when the recipe's budget is missed."""
         accept = self._job.recipe.accept
-        judged = accuracy["engine"] == "edgebuild-run" and meta.quality == "trained"
-        if accept is None or not judged or accuracy["metric"] != accept.metric:
-            return
+        if accept is None:
+            return "none"
+        if meta.quality != "trained":
+            return "not judged: the weights are untrained"
+        if accuracy["engine"] != "edgebuild-run":
+            return "not judged: the target does not run here, and part of the samples says too little"
+        if accuracy["metric"] != accept.metric:
+            return f"not judged: the samples have no labels for {accept.metric}"
         if accuracy["drop"] > accept.max_drop:
             raise CheckError(
                 f"{self._job.recipe.name}: INT8 loses {accuracy['drop']:.2f} points of {accept.metric}; "
                 f"[accept] max_drop allows {accept.max_drop:g}",
                 'calibrate on more samples, or try [calibration] observer = "percentile"',
             )
+        return "met"
 
     def _baseline(self, test: "_Test", quantized: _Entry) -> dict[str, Any]:
         from edgebuild.stages import baseline  # noqa: PLC0415 - imports onnxruntime

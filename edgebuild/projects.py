@@ -36,6 +36,8 @@ def resolve(wanted: str | None, overrides: Overrides) -> Recipe:
     """The recipe to compile. Raises UsageError when there is none of that name, RecipeError when it is wrong."""
     if wanted is not None and wanted.endswith(".onnx"):
         return _changed(_of_file(Path(wanted), overrides), overrides)
+    if overrides.weights is not None and not overrides.weights.is_file():
+        raise UsageError(f"--weights {overrides.weights}: no such file", "name a .safetensors file")
     recipe = load_recipe(
         _folder(wanted), weights=overrides.weights, seed=overrides.seed, calibration=overrides.calibration
     )

@@ -109,12 +109,13 @@ def summary(report: dict[str, Any], path: str) -> Table:
 
 
 def accuracy_line(accuracy: dict[str, Any]) -> str:
+    budget = f"; [accept] {accuracy['budget']}" if accuracy["budget"].startswith("not judged") else ""
     if accuracy["metric"] == "cosine":
-        return f"cosine of INT8 and float outputs {accuracy['int8']:.5f} over {accuracy['samples']} samples"
+        return f"cosine of INT8 and float outputs {accuracy['int8']:.5f} over {accuracy['samples']} samples{budget}"
     unit = "held-out" if accuracy["data"] == "test" else "calibration"
     return (
         f"{accuracy['metric']}: float {accuracy['float']:.2f} %, INT8 {accuracy['int8']:.2f} % "
-        f"(drop {accuracy['drop']:.2f}) over {accuracy['samples']} {unit} samples"
+        f"(drop {accuracy['drop']:.2f}) over {accuracy['samples']} {unit} samples{budget}"
     )
 
 
@@ -126,7 +127,8 @@ def latency_line(latency: dict[str, float] | None, reason: str) -> str:
 
 def baseline_line(baseline: dict[str, dict[str, float]]) -> str:
     ours, theirs = baseline["edgebuild"]["min"], baseline["onnxruntime"]["min"]
-    return f"min {theirs:,.0f} µs against {ours:,.0f} µs of this bundle, in turns ({ours / theirs:.2f}x)"
+    faster = f"{theirs / ours:.1f} times as fast" if ours <= theirs else f"{ours / theirs:.1f} times as slow"
+    return f"min {theirs:,.0f} µs; this bundle {ours:,.0f} µs, in turns with it: {faster}"
 
 
 def inspection(found: dict[str, Any]) -> list[Table]:

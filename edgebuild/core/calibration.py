@@ -115,12 +115,22 @@ class CalibrationSet:
 
 
 def find_set(name: str, recipe_folder: Path | None = None) -> Path:
-    """The place of the set `name`: a path, relative to the recipe's folder, else the name of a set of edgebuild's."""
-    for place in [*([recipe_folder / name] if recipe_folder else []), resource("calibration-data") / name]:
+    """The place of the set `name`: a path relative to the recipe's folder, a folder of a `calibration-data` in or beside
+    the recipe's folder, else a set of edgebuild's.
+    """
+    own = []
+    if recipe_folder is not None:
+        here = recipe_folder.resolve()
+        own = [
+            recipe_folder / name,
+            *(up / "calibration-data" / name for up in (here, here.parent, here.parent.parent)),
+        ]
+    for place in [*own, resource("calibration-data") / name]:
         if place.exists():
             return place
     known = sorted(path.parent.name for path in resource("calibration-data").glob(f"*/{SET_FILE}"))
-    raise CalibrationError(f"calibration set '{name}': no such folder, file or set", did_you_mean(name, known))
+    looked = f"; looked for {', '.join(str(place) for place in own)}" if own else ""
+    raise CalibrationError(f"calibration set '{name}': no such folder, file or set{looked}", did_you_mean(name, known))
 
 
 def load_set(place: Path, split: Split = "calibration") -> CalibrationSet:

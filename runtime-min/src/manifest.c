@@ -307,7 +307,7 @@ const struct eb_file *eb_manifest_file(const struct eb_manifest *manifest, const
 }
 
 eb_status eb_manifest_fits(const struct eb_manifest *manifest, const struct eb_cpu *cpu, eb_error *error) {
-  static const char other_target[] = "compile the recipe for this device: edgebuild compile --target host";
+  static const char other_target[] = "compile the recipe for this kind of device: edgebuild compile --target NAME; edgebuild targets lists them";
   if (manifest->arch != cpu->arch) {
     return eb_fail(error, EB_UNSUPPORTED, other_target, "the bundle is for %s, this machine is %s",
                    eb_arch_name(manifest->arch), eb_arch_name(cpu->arch));

@@ -116,7 +116,9 @@ static eb_status check_header(struct eb_source *source, const struct header *hea
   for (uint32_t i = 0; i < tensor->rank; i++) wanted[i] = tensor->dim[i];
   bool many = header->rank == tensor->rank + 1;
   bool fits = many || header->rank == tensor->rank;
-  for (uint32_t i = 0; fits && i < tensor->rank; i++) fits = header->dim[i + many] == wanted[i];
+  /* An input with a batch of one takes an array with a batch of many as so many frames. */
+  bool batch = !many && tensor->rank > 1 && wanted[0] == 1;
+  for (uint32_t i = batch; fits && i < tensor->rank; i++) fits = header->dim[i + many] == wanted[i];
   if (!fits || strcmp(dtype, eb_dtype_name(tensor->dtype)) != 0) {
     char expected[128], found[128];
     describe(eb_dtype_name(tensor->dtype), wanted, tensor->rank, expected, sizeof expected);
@@ -129,7 +131,7 @@ static eb_status check_header(struct eb_source *source, const struct header *hea
     return eb_fail(error, EB_INPUT, "save numpy.ascontiguousarray(array)", "%s: it is in Fortran order",
                    source->stream.name);
   }
-  source->frames_left = many ? header->dim[0] : 1;
+  source->frames_left = many || batch ? header->dim[0] : 1;
   return EB_OK;
 }
 
