@@ -1,8 +1,8 @@
 """The report of a build and the description of a bundle: plain values with stable keys, documented here.
 
 Report: `name, version, target, quality, signer`; `checked` and, when it is false, `check_reason`; `accuracy` {metric,
-float, int8, drop, samples, data, engine, budget}: percent, but for the metric `cosine`; `size` {float_bytes, int8_bytes,
-ratio}: weights in float32, and weights.bin; `latency_us` {min, median, p99} of one thread, or null and
+float, int8, drop, samples, data, engine, budget}: percent, but for the metric `cosine`; `size` {float_bytes,
+int8_bytes, ratio}: weights in float32, and weights.bin; `latency_us` {min, median, p99} of one thread, or null and
 `latency_reason`; `macs` {total, integer}; `float_operators` [{name, kind}]; `arena_bytes, scratch_bytes,
 runtime_bytes, bundle_bytes`; `seconds` by stage; `parity`: graph against the handler run eagerly; `quantization`:
 what the quantizer did; with --baseline `baseline` {edgebuild, onnxruntime}: latency in turns.

@@ -115,8 +115,8 @@ class CalibrationSet:
 
 
 def find_set(name: str, recipe_folder: Path | None = None) -> Path:
-    """The place of the set `name`: a path relative to the recipe's folder, a folder of a `calibration-data` in or beside
-    the recipe's folder, else a set of edgebuild's.
+    """The place of the set `name`: a path relative to the recipe's folder, a folder of a `calibration-data` in or
+    beside the recipe's folder, else a set of edgebuild's.
     """
     own = []
     if recipe_folder is not None:
