@@ -109,7 +109,7 @@ def summary(report: dict[str, Any], path: str) -> Table:
 
 
 def accuracy_line(accuracy: dict[str, Any]) -> str:
-    budget = f"; [accept] {accuracy['budget']}" if accuracy["budget"].startswith("not judged") else ""
+    budget = f"; budget {accuracy['budget']}" if accuracy["budget"].startswith("not judged") else ""
     if accuracy["metric"] == "cosine":
         return f"cosine of INT8 and float outputs {accuracy['int8']:.5f} over {accuracy['samples']} samples{budget}"
     unit = "held-out" if accuracy["data"] == "test" else "calibration"
