@@ -54,19 +54,24 @@ def main() -> None:
     except typer.TyperException as error:
         code = _complain(_usage_message(error), "edgebuild --help", UsageError.exit_code)
     except BrokenPipeError:
-        # Whoever reads the output may stop before its end; the interpreter must not try to write the rest.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _drop_output()  # whoever reads it may stop before its end
         code = 0
     except Exception as error:
         if os.environ.get(DEBUG_VARIABLE):
             traceback.print_exc()
         if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+            _drop_output()
             where = error.filename or "standard output"
             code = _complain(f"{where}: no room left on the disk", "free some space", EnvironmentProblem.exit_code)
         else:
             hint = f"this is a bug in edgebuild; {DEBUG_VARIABLE}=1 shows where"
             code = _complain(f"internal error: {type(error).__name__}: {error}", hint, INTERNAL_ERROR)
     sys.exit(code if isinstance(code, int) else 0)
+
+
+def _drop_output() -> None:
+    """Keep the interpreter from writing the rest of standard output as it ends, which would fail again."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _usage_message(error: typer.TyperException) -> str:

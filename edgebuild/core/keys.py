@@ -66,10 +66,12 @@ def signing_key(chosen: Path | None) -> SecretKey:
 def development_key() -> SecretKey:
     """The development key; a new one is trusted on this machine, like one made by hand."""
     path = development_key_path()
-    if not path.exists():
+    made = not path.exists()
+    if made:
         write_new(path, minisign.generate())
     key = load_secret(path)
-    add_trust(user_trust_path(), key.public)
+    if made or not user_trust_path().exists():  # a key that was taken out of the trust file on purpose stays out
+        add_trust(user_trust_path(), key.public)
     return key
 
 

@@ -34,24 +34,37 @@ static void print_error(const struct eb_options *options, const eb_error *error)
   eb_json_flush(&err);
 }
 
-static eb_status map_file(const char *path, eb_bytes *bytes, eb_error *error) {
+/* Reads until `size` bytes are there; 0, or the reason why not. */
+static int read_whole(int fd, uint8_t *data, size_t size) {
+  for (size_t done = 0; done < size;) {
+    ssize_t got = read(fd, data + done, size - done);
+    if (got < 0 && errno == EINTR) continue;
+    if (got <= 0) return got < 0 ? errno : ENODATA;
+    done += (size_t)got;
+  }
+  return 0;
+}
+
+/* The whole file in private, read-only memory: what was verified stays what runs, whoever writes to the file meanwhile; a
+ * mapping of the file would show later writes, and raise SIGBUS where it was cut. */
+static eb_status load_file(const char *path, eb_bytes *bytes, eb_error *error) {
   struct stat info;
   int fd = open(path, O_RDONLY | O_CLOEXEC);
-  if (fd < 0 || fstat(fd, &info) < 0) {
-    if (fd >= 0) close(fd);
-    return eb_fail(error, EB_IO, EB_HINT_PATH, "cannot open %s: %s", path, strerror(errno));
-  }
+  if (fd < 0) return eb_fail(error, EB_IO, EB_HINT_PATH, "cannot open %s: %s", path, strerror(errno));
+  int failure = fstat(fd, &info) < 0 ? errno : !S_ISREG(info.st_mode) ? EINVAL : info.st_size == 0 ? ENODATA : 0;
   void *data = MAP_FAILED;
-  if (!S_ISREG(info.st_mode) || info.st_size == 0) {
-    errno = S_ISREG(info.st_mode) ? ENODATA : EINVAL;
-  } else {
-    data = mmap(NULL, (size_t)info.st_size, PROT_READ, MAP_PRIVATE | MAP_POPULATE, fd, 0);
+  size_t size = failure ? 0 : (size_t)info.st_size;
+  if (!failure) {
+    data = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_POPULATE, -1, 0);
+    failure = data == MAP_FAILED ? errno : read_whole(fd, data, size);
+    if (!failure && mprotect(data, size, PROT_READ) < 0) failure = errno;
   }
   close(fd);
-  if (data == MAP_FAILED) {
-    return eb_fail(error, EB_IO, "a bundle is a regular file", "cannot map %s: %s", path, strerror(errno));
+  if (failure) {
+    if (data != MAP_FAILED) munmap(data, size);
+    return eb_fail(error, EB_IO, "a bundle is a regular file", "cannot load %s: %s", path, strerror(failure));
   }
-  *bytes = (eb_bytes){data, (size_t)info.st_size};
+  *bytes = (eb_bytes){data, size};
   return EB_OK;
 }
 
@@ -62,6 +75,11 @@ static eb_status find_trust(const struct eb_options *options, char *path, size_t
   if (chosen) {
     snprintf(path, size, "%s", chosen);
     return EB_OK;
+  }
+  const char *config = getenv("XDG_CONFIG_HOME");
+  if (config && *config) {
+    snprintf(path, size, "%s/edgebuild/trust", config);
+    if (access(path, F_OK) == 0) return EB_OK;
   }
   snprintf(path, size, "%s/.config/edgebuild/trust", home ? home : "");
   if (home && access(path, F_OK) == 0) return EB_OK;
@@ -138,7 +156,7 @@ static eb_status run_frames(const struct eb_options *options, eb_model *model, u
 static eb_status run_bundle(const struct eb_options *options, eb_error *error) {
   static uint8_t trust_buffer[EB_TRUST_BYTES_MAX + 1];
   eb_bytes bundle, trust;
-  eb_status status = map_file(options->bundle, &bundle, error);
+  eb_status status = load_file(options->bundle, &bundle, error);
   if (!status) status = read_trust(options, trust_buffer, &trust, error);
   if (status) return status;
   if (options->verify) return run_verify(options, bundle, trust, error);

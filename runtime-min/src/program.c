@@ -100,8 +100,11 @@ eb_status eb_program_open(struct eb_program *program, eb_bytes image, const uint
     program->handle = dlopen(path, RTLD_NOW | RTLD_LOCAL);
     if (!program->handle) status = eb_fail(error, EB_REFUSED, remake, "cannot load program.so: %s", dlerror());
   }
-  close(fd);
-  if (status) return status;
+  if (status) {
+    close(fd);
+    return status;
+  }
+  program->fd = fd;
   program->table = dlsym(program->handle, "eb_program");
   status = check_table(program, needs, error);
   if (status) eb_program_close(program);
@@ -109,6 +112,9 @@ eb_status eb_program_open(struct eb_program *program, eb_bytes image, const uint
 }
 
 void eb_program_close(struct eb_program *program) {
-  if (program->handle) dlclose(program->handle);
+  if (program->handle) {
+    dlclose(program->handle);
+    close(program->fd);
+  }
   *program = (struct eb_program){0};
 }

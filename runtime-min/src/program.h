@@ -18,8 +18,11 @@ struct eb_program_table {
   eb_kernel_fn kernels[];
 };
 
+/* The file stays open as long as its program: the loader knows libraries by name, and /proc/self/fd/N must not come to
+ * name another one. */
 struct eb_program {
   void *handle;
+  int fd;
   const struct eb_program_table *table;
 };
 

@@ -17,6 +17,7 @@ from edgebuild import cli, pipeline
 
 def spawn(machine: Machine, out: Path, limit: int | None = None) -> "subprocess.Popen[str]":
     def limited() -> None:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)  # ignored where the tests themselves run in the background
         if limit is not None:
             limits.setrlimit(limits.RLIMIT_FSIZE, (limit, limit))
 

@@ -122,7 +122,7 @@ def test_truncated(sanitized: Path, checked: Machine, bundle: tiny.Bundle) -> No
     refused(checked, data[: len(data) // 2], REFUSED, "the bundle is cut off")
     refused(checked, data[:-1], REFUSED, "the bundle is cut off")
     refused(checked, data[:100], REFUSED, "the bundle is cut off")
-    refused(checked, b"", IO, "cannot map ")
+    refused(checked, b"", IO, "cannot load ")
     cut = load_all(sanitized, checked, [data[:size] for size in range(0, len(data), 37)])
     assert all(line == "refused the bundle is cut off" for line in cut)
 
