@@ -1,5 +1,6 @@
 """Moving bytes: runs, strided boxes, gathers, fills, and byte tables."""
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -69,15 +70,8 @@ def box_kernel(box: Box, _isa: Isa) -> Kernel:
             _box_loops(body, box, 1, x, source, y, target, convert)
 
     units = box.dims[0]
-    inner = max(1, _product(box.dims[1:]))
+    inner = max(1, math.prod(box.dims[1:]))
     return Kernel(kernel(args, emit), tuple(a[1] for a in args), units, max(1, min(units, 65536 // inner)))
-
-
-def _product(values: tuple[int, ...]) -> int:
-    result = 1
-    for v in values:
-        result *= v
-    return result
 
 
 def _box_loops(body: Body, box: Box, axis: int, x: Flat, source: Expr, y: Flat, target: Expr, convert: Convert) -> None:

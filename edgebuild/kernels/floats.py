@@ -4,6 +4,7 @@ Every result is fenced: LLVM must not contract a product with a following additi
 run in the SPEC's order.
 """
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -76,10 +77,10 @@ def map_kernel(spec: Map, isa: Isa) -> Kernel:
     outer, inner = dims[:-1], dims[-1]
     simple = all(s[-1] in (0, 1) for _, s in spec.operands)
     lanes = min(isa.wide, 1 << (inner.bit_length() - 1)) if simple else 1
-    lines = _product(outer)
+    lines = math.prod(outer)
     steps = -(-inner // lanes)
     args = [(f"a{i}", _storage(d), _extent(dims, s)) for i, (d, s) in enumerate(spec.operands)]
-    args.append(("y", _storage(spec.dtype), _product(dims)))
+    args.append(("y", _storage(spec.dtype), math.prod(dims)))
 
     def emit(body: Body) -> None:
         *operands, y = body.buffers
@@ -92,13 +93,6 @@ def map_kernel(spec: Map, isa: Isa) -> Kernel:
 
     units = lines * steps
     return Kernel(kernel(args, emit), tuple(a[1] for a in args), units, min(units, max(1, 8192 // lanes)))
-
-
-def _product(values: Sequence[int]) -> int:
-    result = 1
-    for v in values:
-        result *= v
-    return result
 
 
 def _extent(dims: Sequence[int], strides: Sequence[int]) -> int:
@@ -266,7 +260,7 @@ class Reduce:
 
 def reduce_kernel(spec: Reduce, isa: Isa) -> Kernel:
     """sum, mean, max, min, argmax (int64). Arguments: input, output."""
-    out_size = _product([s for s, _ in spec.kept])
+    out_size = math.prod([s for s, _ in spec.kept])
     in_size = 1 + sum((n - 1) * s for n, s in (*spec.kept, *spec.reduced))
     inner = spec.kept[-1] if spec.kept else (1, 0)
     vectorized = inner[1] == 1 and inner[0] > 1 and spec.kind != "argmax"
@@ -289,7 +283,7 @@ def reduce_kernel(spec: Reduce, isa: Isa) -> Kernel:
                 _fold(spec, body, x, source, y, target, lanes)
 
     units = lines * steps
-    work = _product([n for n, _ in spec.reduced])
+    work = math.prod([n for n, _ in spec.reduced])
     return Kernel(kernel(args, emit), (spec.dtype, out_dtype), units, max(1, min(units, 16384 // max(work * lanes, 1))))
 
 
@@ -306,7 +300,7 @@ def _fold(spec: Reduce, body: Body, x: Flat, source: Expr, y: Flat, target: Expr
     _nest(body, spec.reduced, 0, 0, element)
     result = total.get()
     if spec.kind == "mean":
-        result = result / splat(T.float32(_product([n for n, _ in spec.reduced])), lanes)
+        result = result / splat(T.float32(math.prod([n for n, _ in spec.reduced])), lanes)
     y.store(target, result, lanes)
 
 

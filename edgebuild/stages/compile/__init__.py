@@ -1,6 +1,5 @@
 """Stage compile: a QDQ ONNX model for a target → `program.so`, `plan.bin`, `weights.bin` (SPEC sections 5 and 6)."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -28,7 +27,7 @@ class Program:
     weights: bytes
 
 
-def compile_model(model: "onnx.ModelProto", target: Target, progress: Callable[[str], None] | None = None) -> Program:
+def compile_model(model: "onnx.ModelProto", target: Target) -> Program:
     """Compile a QDQ model; raises ModelError for what cannot be lowered, CompileError where code generation fails."""
     from edgebuild.kernels.isa import ISAS  # noqa: PLC0415
 
@@ -36,11 +35,8 @@ def compile_model(model: "onnx.ModelProto", target: Target, progress: Callable[[
         raise CompileError(
             f"target {target.name}: no kernels for the instruction set {target.isa}", f"one of {', '.join(ISAS)}"
         )
-    tell = progress or (lambda _: None)
-    tell("lowering")
     lowered = lower(model, ISAS[target.isa])
     plan, weights = assemble(lowered)
-    tell("generating code")
     return Program(build_program(lowered.emitter.kernels, target), write_plan(plan), weights)
 
 

@@ -84,8 +84,6 @@ def _operator(graph: Graph, quantize: Node, node: Node, low: float, high: float)
             if unary_source(graph, node.outputs[0])
             else Cluster(node.op.lower(), quantize, (node,), sources, low, high)
         )
-    if node.op == "Add" and len(set(sources)) == 1 and is_activation(graph, sources[0]):
-        return None
     if node.op in _POOLS and is_activation(graph, sources[0]) and _poolable(graph, node):
         return Cluster("average", quantize, (node,), sources[:1], low, high)
     unclipped = low == -math.inf and high == math.inf
