@@ -5,7 +5,7 @@ convention, so `program.so` needs nothing from TVM (SPEC section 6). Every buffe
 indices, which keeps the generated loops close to what the template says.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -148,6 +148,11 @@ def bits(dtype: str, value: Expr, lanes: int = 1) -> Expr:
     return T.reinterpret(value, dtype=vector(dtype, lanes))
 
 
+def shuffle(vectors: Sequence[Expr], indices: Iterable[int]) -> Expr:
+    """Elements of the vectors, counted through, in a new order."""
+    return tirx.Shuffle(list(vectors), list(indices))
+
+
 def intrinsic(name: str, dtype: str, *args: Expr) -> Expr:
     return T.call_llvm_pure_intrin(T.llvm_lookup_intrinsic_id(name), *args, dtype=dtype)
 
@@ -155,16 +160,3 @@ def intrinsic(name: str, dtype: str, *args: Expr) -> Expr:
 def fence(value: Expr, lanes: int = 1) -> Expr:
     """Keep LLVM from contracting the product `value` with a following addition: SPEC section 8 wants two roundings."""
     return intrinsic("llvm.arithmetic.fence", vector("float32", lanes), value)
-
-
-def requantize(acc: Expr, multiplier: Expr, lo: Expr, hi: Expr, zero: Expr, lanes: int) -> Expr:
-    """SPEC section 7's Requantize; lo, hi are float32 bounds with z subtracted, zero is z; vectors of `lanes`;
-    returns int32 lanes.
-
-    After the clamp the value is below 2^22, so adding 1.5 * 2^23 rounds it to nearest even on every IEEE machine,
-    without the rounding instruction that some CPUs lack or make slow.
-    """
-    value = cast("float32", acc, lanes) * multiplier
-    value = T.min(T.max(value, lo), hi)
-    value = value + splat(T.float32(ROUND_MAGIC), lanes)
-    return bits("int32", value, lanes) - splat(T.int32(ROUND_BITS), lanes) + zero

@@ -19,18 +19,15 @@ from edgebuild.kernels.builder import (
     Kernel,
     T,
     bits,
-    cast,
     cells,
     either,
     kernel,
     loop,
-    requantize,
     splat,
 )
 from edgebuild.kernels.copy import copy_run
-from edgebuild.kernels.isa import Isa, group_scalar
-
-QUANT_PARAMS = 4  # lo − z_y and hi − z_y as float32 bits, z_y, z_x
+from edgebuild.kernels.epilogue import QUANT_PARAMS, Epilogue, Piece
+from edgebuild.kernels.isa import Isa, converted, group_scalar, spread
 
 
 @dataclass(frozen=True)
@@ -206,6 +203,7 @@ class _ConvBody:
     def emit(self, body: Body) -> None:
         self.x, self.w, self.bias, self.scale, self.quant, self.y = body.buffers
         self.packed, self.rolled = body.scratch, body.rolled
+        self.epilogue = Epilogue(self.isa, self.quant)
         splits = max(self.block.splits, self.conv.groups)
         with loop(body.begin, body.end) as unit:
             first = T.bind(T.min(unit // splits * self.block.rows, self.conv.pixels - self.block.rows))
@@ -288,7 +286,7 @@ class _ConvBody:
                 copy_run(self.x, tap, self.packed, place, size, self._convert)
 
             def fill(place: Expr = place) -> None:
-                zero = self._convert(cast("uint8", self.quant.load(3)), 1)
+                zero = self._convert(self.epilogue.padding, 1)
                 copy_run(None, 0, self.packed, place, size, lambda _, lanes: splat(zero, lanes))
 
             if checked:
@@ -298,12 +296,7 @@ class _ConvBody:
                 copy()
 
     def _convert(self, value: Expr, lanes: int) -> Expr:
-        """A uint8 activation as the dot instruction wants it."""
-        if self.isa.packed == "uint8":
-            return value
-        if self.isa.packed == "int8":
-            return bits("int8", value ^ splat(T.uint8(128), lanes), lanes)
-        return cast(self.isa.packed, value, lanes)
+        return converted(self.isa, value, lanes)
 
     def _tile(self, first: Expr, group: Expr, vector: Expr, vectors: int) -> None:
         """Indices are sums with the constant part last: then an address of a step is one register plus a constant."""
@@ -322,9 +315,9 @@ class _ConvBody:
             weights = [T.bind(self.w.load(tap + j * (steps * width), width)) for j in range(vectors)]
             column = T.bind(start + k * isa.group)
             for i, row in enumerate(acc):
-                activation = self._activation(source, column + i * size)
+                activation = spread(isa, self._activation(source, column + i * size))
                 for sum_, w in zip(row, weights, strict=True):
-                    sum_.set(isa.dot(sum_.get(), activation, w))
+                    sum_.set(isa.dot(sum_.get(), activation, w, isa.lanes))
         self._store(acc, first, group, vector, base)
 
     def _activation(self, source: Flat, place: Expr) -> Expr:
@@ -334,24 +327,21 @@ class _ConvBody:
 
     def _store(self, acc: list[list[Cell]], first: Expr, group: Expr, vector: Expr, base: Expr) -> None:
         isa, conv = self.isa, self.conv
-        lo = T.bind(splat(bits("float32", self.quant.load(0)), isa.lanes))
-        hi = T.bind(splat(bits("float32", self.quant.load(1)), isa.lanes))
-        zero = T.bind(splat(self.quant.load(2), isa.lanes))
         count = min(isa.lanes, conv.group_outputs)
+        adjacent = conv.group_outputs % isa.lanes == 0
+        places, scales = [], []
         for j in range(len(acc[0])):
-            scale = T.bind(self.scale.load(base + j * isa.lanes, isa.lanes))
+            scales.append(T.bind(self.scale.load(base + j * isa.lanes, isa.lanes)))
             channel = T.max(0, T.min((vector + j) * isa.lanes, conv.group_outputs - isa.lanes))
-            place = T.bind(first * conv.out_channels + group * conv.group_outputs + channel)
-            for i, row in enumerate(acc):
-                value = cast("uint8", requantize(row[j].get(), scale, lo, hi, zero, isa.lanes), isa.lanes)
-                store_prefix(self.y, place + i * conv.out_channels, value, isa.lanes, count)
-
-
-def store_prefix(buffer: Flat, index: Expr, value: Expr, lanes: int, count: int) -> None:
-    """Store the first `count` of `lanes` elements."""
-    if count == lanes:
-        buffer.store(index, value, lanes)
-        return
-    local = cells(1, buffer.dtype, lanes)[0]
-    local.set(value)
-    copy_run(local.flat, 0, buffer, index, count, lambda v, _: v)
+            places.append(T.bind(first * conv.out_channels + group * conv.group_outputs + channel))
+        pieces = [
+            Piece(
+                self.epilogue.level(cell.get(), scale),
+                place + i * conv.out_channels,
+                count,
+                follows=adjacent and j > 0,
+            )
+            for i, row in enumerate(acc)
+            for j, (cell, scale, place) in enumerate(zip(row, scales, places, strict=True))
+        ]
+        self.epilogue.store(self.y, pieces)

@@ -12,13 +12,15 @@ WIDEST = 32  # elements of the widest copy step: one AVX2 register of bytes, and
 Convert = Callable[[Expr, int], Expr]
 
 
-def copy_run(source: Flat | None, at: Expr, target: Flat, to: Expr, count: int, convert: Convert) -> None:
+def copy_run(
+    source: Flat | None, at: Expr, target: Flat, to: Expr, count: int, convert: Convert, widest: int = WIDEST
+) -> None:
     """target[to : to+count] = convert(source[at : at+count]) for a static count; without a source `convert` makes the
     value.
 
     The tail is one more step that overlaps the step before it; runs shorter than a step take powers of two.
     """
-    lanes = min(WIDEST, 1 << (count.bit_length() - 1))
+    lanes = min(widest, 1 << (count.bit_length() - 1))
 
     def step(offset: Expr) -> None:
         value = None if source is None else source.load(at + offset, lanes)

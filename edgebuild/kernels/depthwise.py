@@ -1,135 +1,304 @@
-"""Depthwise convolution, channels in the lanes (SPEC section 7, conv with one input channel a group)."""
+"""Depthwise convolution (SPEC section 7, conv with one input channel a group).
 
-from edgebuild.kernels.builder import (
-    Body,
-    Cell,
-    Expr,
-    Kernel,
-    T,
-    bits,
-    cast,
-    cells,
-    either,
-    kernel,
-    loop,
-    requantize,
-    splat,
-)
-from edgebuild.kernels.conv import QUANT_PARAMS, Conv
-from edgebuild.kernels.isa import Isa
+The lines of one block of channels are copied, padded, to a ring in the scratch memory, in the form that the dot
+instruction multiplies. One dot takes `group` kernel rows at once: their activations are interleaved when they are
+loaded, and serve every output column that reads them.
+"""
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+
+from edgebuild.kernels.builder import Body, Cell, Expr, Kernel, T, cells, either, kernel, loop, splat
+from edgebuild.kernels.conv import Conv
+from edgebuild.kernels.copy import copy_run
+from edgebuild.kernels.epilogue import QUANT_PARAMS, Epilogue, store_part
+from edgebuild.kernels.isa import PACK, Isa, converted, interleave, interleave_order, parts
+
+_LEAST_LANES = 4
 
 
 def is_depthwise(conv: Conv) -> bool:
     return conv.groups > 1 and conv.group_channels == 1 and conv.group_outputs == 1
 
 
+@dataclass(frozen=True)
+class Section:
+    """Channels [start, start + blocks · block) in blocks of `isa.block`; the last has `count` real ones."""
+
+    isa: Isa
+    start: int
+    blocks: int
+    count: int
+
+
+@dataclass(frozen=True)
+class DepthwisePlan:
+    """A depthwise convolution on one instruction set: how its channels and columns are cut, and its constants."""
+
+    conv: Conv
+    isa: Isa
+
+    @cached_property
+    def sections(self) -> tuple[Section, ...]:
+        """Whole blocks of full vectors, then what is left in the shortest vectors that hold it."""
+        found, start, lanes = [], 0, self.isa.lanes
+        while left := self.conv.channels - start:
+            isa = self.isa.at(lanes)
+            if left >= isa.block:
+                found.append(Section(isa, start, left // isa.block, isa.block))
+                start += left // isa.block * isa.block
+            elif lanes > _LEAST_LANES and left <= isa.block * 3 // 4:
+                lanes //= 2
+            else:
+                found.append(Section(isa, start, 1, left))
+                start += left
+        return tuple(found)
+
+    @cached_property
+    def row_groups(self) -> int:
+        """Dots for one column of the kernel."""
+        return -(-self.conv.kernel[0] // self.isa.group)
+
+    @cached_property
+    def columns(self) -> int:
+        """Output columns of one tile: as many accumulators as fit, few columns computed twice."""
+        held = len(self.passes[0]) + len(self.passes) - 1  # accumulators, and what earlier passes left
+        most = max(1, (self.isa.registers - len(self.passes[0]) - 2) // held)
+        return min(range(1, min(most, self.conv.out_width) + 1), key=self._cost)
+
+    def _cost(self, columns: int) -> tuple[float, int]:
+        """Operations for one line: dots and requantization for each output, interleaving for each input column."""
+        conv = self.conv
+        tiles = -(-conv.out_width // columns)
+        inputs = min((columns - 1) * conv.stride[1] + conv.kernel[1], columns * conv.kernel[1])
+        outputs = columns * (conv.kernel[1] * self.row_groups * self.isa.cost.dot_uops + 6)
+        return tiles * (outputs + inputs * self.row_groups * 3), -columns
+
+    @property
+    def passes(self) -> tuple[range, ...]:
+        """Vectors of a block whose accumulators are held together: all that one interleaving gives, or half."""
+        return (range(PACK),) if self.isa.group == 4 else (range(2), range(2, PACK))
+
+    @property
+    def width(self) -> int:
+        """Columns of a padded line."""
+        conv = self.conv
+        return (conv.out_width - 1) * conv.stride[1] + (conv.kernel[1] - 1) * conv.dilation[1] + 1
+
+    @property
+    def height(self) -> int:
+        """Lines in the ring."""
+        return (self.conv.kernel[0] - 1) * self.conv.dilation[0] + 1
+
+    @cached_property
+    def chunk(self) -> int:
+        """Output lines of one unit of work: neighbouring units read some lines twice."""
+        lines = self.conv.out_height
+        return min(lines, max(8, -(-lines // 4)))
+
+    @property
+    def chunks(self) -> int:
+        return -(-self.conv.out_height // self.chunk)
+
+    @property
+    def scratch(self) -> int:
+        """Elements of the ring."""
+        return self.height * self.width * max(s.isa.block for s in self.sections)
+
+    @property
+    def taps(self) -> int:
+        """Dots of one output."""
+        return self.row_groups * self.conv.kernel[1]
+
+    def _channels(self) -> np.ndarray:
+        """Channel of every lane, [vectors, lanes] flattened over sections; the number of channels where it has none."""
+        found = []
+        for section in self.sections:
+            order = interleave_order(section.isa).reshape(-1)
+            for block in range(section.blocks):
+                channel = section.start + block * section.isa.block + order
+                found.append(np.where(order < section.count, channel, self.conv.channels))
+        return np.concatenate(found)
+
+    def pack_channels(self, values: np.ndarray) -> np.ndarray:
+        """One value a channel → one a lane, 0 where a lane has no channel."""
+        return np.asarray(np.append(values, values.dtype.type(0))[self._channels()])
+
+    def pack_weights(self, weights: np.ndarray) -> np.ndarray:
+        """Weights int8 [C, kh, kw] → for each block [taps, vectors, lanes, group], as bytes or int16."""
+        conv, group = self.conv, self.isa.group
+        padded = np.pad(weights, ((0, 1), (0, self.row_groups * group - conv.kernel[0]), (0, 0)))
+        dtype = np.int16 if self.isa.packed == "int16" else np.int8
+        channels, found, place = self._channels(), [], 0
+        for section in self.sections:
+            for _ in range(section.blocks):
+                lanes = padded[channels[place : place + section.isa.block]]
+                lanes = lanes.reshape(len(lanes), self.row_groups, group, conv.kernel[1]).transpose(1, 3, 0, 2)
+                found.append(lanes.reshape(-1))
+                place += section.isa.block
+        return np.ascontiguousarray(np.concatenate(found).astype(dtype))
+
+    def fold_bias(self, bias: np.ndarray, weights: np.ndarray, zero_point: int) -> np.ndarray:
+        """Bias − (z_x − isa.bias)·Σw, int32 [C]."""
+        sums = weights.reshape(weights.shape[0], -1).astype(np.int64).sum(axis=1)
+        return np.asarray((bias.astype(np.int64) - (zero_point - self.isa.bias) * sums).astype(np.int32))
+
+
 def depthwise_kernel(conv: Conv, isa: Isa) -> Kernel:
-    """Arguments: input, weights int8 [kh, kw, C], bias, multipliers, quant [4], output. A unit is one output line."""
-    size = conv.channels
+    """Arguments: input, weights, bias, multipliers, quant, output. A unit is a chunk of lines of one block."""
+    plan = DepthwisePlan(conv, isa)
+    lanes = sum(s.blocks * s.isa.block for s in plan.sections)
+    weights = "int16" if isa.packed == "int16" else "int8"
     args = [
-        ("x", "uint8", conv.batch * conv.height * conv.width * size),
-        ("w", "int8", conv.kernel[0] * conv.kernel[1] * size),
-        ("bias", "int32", size),
-        ("scale", "float32", size),
+        ("x", "uint8", conv.batch * conv.height * conv.width * conv.channels),
+        ("w", weights, plan.taps * isa.group * lanes),
+        ("bias", "int32", lanes),
+        ("scale", "float32", lanes),
         ("quant", "int32", QUANT_PARAMS),
-        ("y", "uint8", conv.pixels * size),
+        ("y", "uint8", conv.pixels * conv.channels),
     ]
-    units = conv.batch * conv.out_height
-    grain = max(1, min(units, int(100_000 * units / max(conv.macs, 1))))
-    return Kernel(kernel(args, _DepthwiseBody(conv, isa).emit), tuple(a[1] for a in args), units, grain)
+    units = conv.batch * plan.chunks * sum(s.blocks for s in plan.sections)
+    grain = max(1, min(units, int(200_000 * units / max(conv.macs, 1))))
+    func = kernel(args, _DepthwiseBody(plan).emit, scratch=(isa.packed, plan.scratch))
+    scratch = plan.scratch * np.dtype(isa.packed).itemsize
+    return Kernel(func, tuple(a[1] for a in args), units, grain, scratch)
 
 
 class _DepthwiseBody:
-    def __init__(self, conv: Conv, isa: Isa) -> None:
-        self.conv, self.isa = conv, isa
-        self.lanes = min(isa.wide, 1 << (conv.channels.bit_length() - 1))
-        self.left, self.right = self._interior()
-        self.columns = max(1, min(8 if isa.registers == 32 else 4, self.right - self.left))
-
-    def _interior(self) -> tuple[int, int]:
-        """Output columns [left, right) whose taps all lie inside the image."""
-        conv = self.conv
-        reach = (conv.kernel[1] - 1) * conv.dilation[1]
-        left = -(-conv.pad[1] // conv.stride[1])
-        right = (conv.width - 1 - reach + conv.pad[1]) // conv.stride[1] + 1
-        left = min(left, conv.out_width)
-        return left, max(left, min(right, conv.out_width))
+    def __init__(self, plan: DepthwisePlan) -> None:
+        self.plan, self.conv = plan, plan.conv
 
     def emit(self, body: Body) -> None:
         self.x, self.w, self.bias, self.scale, self.quant, self.y = body.buffers
-        blocks = -(-self.conv.channels // self.lanes)
-        with loop(body.begin, body.end) as unit, loop(0, blocks) as block:
-            channel = T.bind(T.min(block * self.lanes, self.conv.channels - self.lanes))
-            self._border(unit, channel, 0, self.left)
-            inner = self.right - self.left
-            if inner:
-                with loop(0, -(-inner // self.columns)) as i:
-                    first = T.bind(T.min(self.left + i * self.columns, self.right - self.columns))
-                    self._pixels(unit, channel, first, self.columns, checked=False)
-            self._border(unit, channel, self.right, self.conv.out_width)
+        self.ring, self.rolled = body.scratch, body.rolled
+        first = 0
+        for section in self.plan.sections:
+            units = section.blocks * self.conv.batch * self.plan.chunks
+            with loop(T.max(body.begin, first), T.min(body.end, first + units)) as unit:
+                self._unit(section, unit - first)
+            first += units
 
-    def _border(self, unit: Expr, channel: Expr, begin: int, end: int) -> None:
-        if begin < end:
-            with loop(begin, end) as column:
-                self._pixels(unit, channel, column, 1, checked=True)
+    def _unit(self, section: Section, unit: Expr) -> None:
+        plan, conv = self.plan, self.conv
+        isa = section.isa
+        self.epilogue = Epilogue(isa, self.quant)
+        block = T.bind(unit // (conv.batch * plan.chunks)) if section.blocks > 1 else 0
+        image = T.bind(unit // plan.chunks % conv.batch) if conv.batch > 1 else 0
+        channel = T.bind(block * isa.block + section.start)
+        lanes = T.bind(
+            block * isa.block + sum(s.blocks * s.isa.block for s in plan.sections if s.start < section.start)
+        )
+        line = T.bind(T.min(unit % plan.chunks * plan.chunk, conv.out_height - plan.chunk))
+        self._pad_columns(section)
+        kept = max(0, plan.height - conv.stride[0])
+        top = T.bind(line * conv.stride[0] - conv.pad[0])
+        with loop(0, self.rolled(kept)) as i:
+            self._fill_line(section, image, channel, top + i, i)
+        with loop(0, plan.chunk) as i:
+            base = T.bind(i * conv.stride[0])
+            with loop(0, self.rolled(plan.height - kept)) as j:
+                step = T.bind(base + kept + j)
+                self._fill_line(section, image, channel, top + step, step)
+            self._line(section, lanes, base, ((image * conv.out_height + line + i) * conv.out_width, channel))
 
-    def _pixels(self, unit: Expr, channel: Expr, first: Expr, count: int, *, checked: bool) -> None:
-        """`count` neighbouring output pixels of one line, one vector of channels."""
-        conv, lanes = self.conv, self.lanes
-        image, line = unit // conv.out_height, unit % conv.out_height
-        if conv.batch == 1:
-            image, line = 0, unit
-        acc = cells(count, "int32", lanes)
-        start = T.bind(self.bias.load(channel, lanes))
-        for cell in acc:
-            cell.set(start)
-        with loop(0, conv.kernel[0]) as kh:
-            y = T.bind(line * conv.stride[0] - conv.pad[0] + kh * conv.dilation[0])
-            source = T.bind(
-                ((image * conv.height + y) * conv.width + first * conv.stride[1] - conv.pad[1]) * conv.channels
-                + channel
-            )
-            tap = T.bind(kh * (conv.kernel[1] * conv.channels) + channel)
-            weights = [T.bind(self.w.load(tap + kw * conv.channels, lanes)) for kw in range(conv.kernel[1])]
+    def _slot(self, isa: Isa, step: Expr) -> Expr:
+        """Where in the ring the line lies that is `step` below the unit's first."""
+        return T.bind(step % self.plan.height * (self.plan.width * isa.block))
 
-            def inside(source: Expr = source, weights: list[Expr] = weights) -> None:
-                self._line(acc, source, first, weights, checked=checked)
+    def _pad_columns(self, section: Section) -> None:
+        """Columns left and right of the image keep the zero point for the whole unit."""
+        conv, plan, isa = self.conv, self.plan, section.isa
+        left, right = min(conv.pad[1], plan.width), plan.width - conv.pad[1] - conv.width
+        with loop(0, self.rolled(plan.height)) as slot:
+            for begin, count in ((0, left), (plan.width - right, right)):
+                if count > 0:
+                    self._zeros(isa, T.bind(slot * (plan.width * isa.block) + begin * isa.block), count)
 
-            def outside(weights: list[Expr] = weights) -> None:
-                padding = splat(cast("uint8", self.quant.load(3)), lanes)
-                for cell in acc:
-                    for w in weights:
-                        cell.set(cell.get() + self.isa.product(padding, w, lanes))
+    def _zeros(self, isa: Isa, place: Expr, columns: int) -> None:
+        value = converted(isa, splat(self.epilogue.padding, isa.block), isa.block)
+        with loop(0, self.rolled(columns)) as column:
+            self.ring.store(place + column * isa.block, value, isa.block)
 
-            either(T.And(y >= 0, y < conv.height), inside, outside)
-        self._store(acc, (unit * conv.out_width + first) * conv.channels + channel, channel)
+    def _fill_line(self, section: Section, image: Expr, channel: Expr, y: Expr, step: Expr) -> None:
+        conv, plan, isa = self.conv, self.plan, section.isa
+        columns = min(conv.width, plan.width - conv.pad[1])
+        slot = T.bind(self._slot(isa, step) + conv.pad[1] * isa.block)
+        source = T.bind((image * conv.height + y) * (conv.width * conv.channels) + channel)
 
-    def _line(self, acc: list[Cell], source: Expr, first: Expr, weights: list[Expr], *, checked: bool) -> None:
-        conv, lanes = self.conv, self.lanes
-        for i, cell in enumerate(acc):
-            for kw, w in enumerate(weights):
-                step = i * conv.stride[1] + kw * conv.dilation[1]
+        def copy() -> None:
+            with loop(0, columns) as column:
+                place, to = source + column * conv.channels, slot + column * isa.block
+                copy_run(self.x, place, self.ring, to, section.count, lambda v, n: converted(isa, v, n), isa.block)
 
-                def inside(step: int = step, w: Expr = w, cell: Cell = cell) -> None:
-                    x = self.x.load(source + step * conv.channels, lanes)
-                    cell.set(cell.get() + self.isa.product(x, w, lanes))
+        either(T.And(y >= 0, y < conv.height), copy, lambda: self._zeros(isa, slot, columns))
 
-                def outside(w: Expr = w, cell: Cell = cell) -> None:
-                    padding = splat(cast("uint8", self.quant.load(3)), lanes)
-                    cell.set(cell.get() + self.isa.product(padding, w, lanes))
+    def _line(self, section: Section, lanes: Expr, base: Expr, place: tuple[Expr, Expr]) -> None:
+        plan, conv, isa = self.plan, self.conv, section.isa
+        rows = [self._slot(isa, base + kh * conv.dilation[0]) for kh in range(conv.kernel[0])]
+        weights = T.bind(lanes * (plan.taps * isa.group))
+        with loop(0, -(-conv.out_width // plan.columns)) as i:
+            first = T.bind(T.min(i * plan.columns, conv.out_width - plan.columns))
+            at = (place[0] + first) * conv.channels + place[1]
+            halves: list[list[Expr]] = [[] for _ in range(plan.columns)]
+            for vectors in plan.passes:
+                acc = self._accumulators(isa, lanes, vectors)
+                self._dots(acc, isa, rows, first, weights, vectors)
+                self._requantize(acc, halves, isa, lanes, vectors)
+            order = interleave_order(isa)
+            for column, pair in enumerate(halves):
+                packed = self.epilogue.block(*pair, order)
+                store_part(self.y, at + column * conv.channels, packed, isa.block, 0, section.count)
 
-                if checked:
-                    column = first * conv.stride[1] - conv.pad[1] + step
-                    either(T.And(column >= 0, column < conv.width), inside, outside)
-                else:
-                    inside()
+    def _accumulators(self, isa: Isa, lanes: Expr, vectors: range) -> list[list[Cell]]:
+        """[columns][vectors], starting from the bias."""
+        acc = [cells(len(vectors), "int32", isa.lanes) for _ in range(self.plan.columns)]
+        for i, k in enumerate(vectors):
+            bias = T.bind(self.bias.load(lanes + k * isa.lanes, isa.lanes))
+            for column in acc:
+                column[i].set(bias)
+        return acc
 
-    def _store(self, acc: list[Cell], place: Expr, channel: Expr) -> None:
-        lanes = self.lanes
-        lo = splat(bits("float32", self.quant.load(0)), lanes)
-        hi = splat(bits("float32", self.quant.load(1)), lanes)
-        zero = splat(self.quant.load(2), lanes)
-        scale = T.bind(self.scale.load(channel, lanes))
-        for i, cell in enumerate(acc):
-            value = requantize(cell.get(), scale, lo, hi, zero, lanes)
-            self.y.store(place + i * self.conv.channels, cast("uint8", value, lanes), lanes)
+    def _dots(
+        self, acc: list[list[Cell]], isa: Isa, rows: list[Expr], first: Expr, weights: Expr, vectors: range
+    ) -> None:
+        """Each interleaved input column goes to all outputs of the tile that read it."""
+        plan, conv = self.plan, self.conv
+        tap_size = isa.block * isa.group
+        start = T.bind(first * (conv.stride[1] * isa.block))
+        for group in range(plan.row_groups):
+            members = [min(group * isa.group + r, conv.kernel[0] - 1) for r in range(isa.group)]
+            for column, readers in self._readers().items():
+                lines = {
+                    m: self._load(isa, start + rows[m] + column * isa.block, vectors) for m in dict.fromkeys(members)
+                }
+                operands = interleave(isa, [lines[m] for m in members])
+                for i, (k, operand) in enumerate(zip(vectors, operands, strict=True)):
+                    for output, kw in readers:
+                        tap = (group * conv.kernel[1] + kw) * tap_size + k * (isa.lanes * isa.group)
+                        w = self.w.load(weights + tap, isa.lanes * isa.group)
+                        acc[output][i].set(isa.dot(acc[output][i].get(), operand, w, isa.lanes))
+
+    def _load(self, isa: Isa, place: Expr, vectors: range) -> list[Expr]:
+        """The parts of one column of the ring that give the dot operands `vectors`."""
+        count, size = parts(isa)
+        wanted = range(vectors.start * count // PACK, vectors.stop * count // PACK)
+        return [T.bind(self.ring.load(place + p * size, size)) for p in wanted]
+
+    def _readers(self) -> dict[int, list[tuple[int, int]]]:
+        """Input column of a tile → the (output column, kernel column) pairs that read it."""
+        conv = self.conv
+        found: dict[int, list[tuple[int, int]]] = {}
+        for output in range(self.plan.columns):
+            for kw in range(conv.kernel[1]):
+                found.setdefault(output * conv.stride[1] + kw * conv.dilation[1], []).append((output, kw))
+        return dict(sorted(found.items()))
+
+    def _requantize(
+        self, acc: list[list[Cell]], halves: list[list[Expr]], isa: Isa, lanes: Expr, vectors: range
+    ) -> None:
+        scales = [T.bind(self.scale.load(lanes + k * isa.lanes, isa.lanes)) for k in vectors]
+        for column, found in zip(acc, halves, strict=True):
+            levels = [self.epilogue.level(cell.get(), scale) for cell, scale in zip(column, scales, strict=True)]
+            found += [self.epilogue.half(*levels[i : i + 2]) for i in range(0, len(levels), 2)]

@@ -2,22 +2,11 @@
 
 from dataclasses import dataclass
 
-from edgebuild.kernels.builder import (
-    Body,
-    Expr,
-    Flat,
-    Kernel,
-    T,
-    bits,
-    cast,
-    kernel,
-    loop,
-    requantize,
-    splat,
-)
-from edgebuild.kernels.isa import Isa
+from edgebuild.kernels.builder import Body, Expr, Flat, Kernel, T, bits, cast, kernel, loop, splat
+from edgebuild.kernels.epilogue import QUANT_PARAMS, Epilogue
+from edgebuild.kernels.isa import PACK, Isa
 
-PARAMS = 9  # lo − z_y and hi − z_y as float32 bits, z_y, multiplier as float32 bits, A, B, constant, z_a, z_b
+PARAMS = QUANT_PARAMS + 6  # the output's, multiplier as float32 bits, A, B, constant, z_a, z_b
 CHUNK = 4096
 
 
@@ -32,54 +21,66 @@ class Binary:
 
 
 def binary_kernel(binary: Binary, isa: Isa) -> Kernel:
-    """Arguments: a, b, params [9], output. add: acc = A·a + B·b + constant; mul: acc = (a − z_a)·(b − z_b)."""
-    if not binary.broadcast:
-        return _flat_kernel(binary, isa)
+    """Arguments: a, b, params [11], output. add: acc = A·a + B·b + constant; mul: acc = (a − z_a)·(b − z_b)."""
     size = binary.rows * binary.inner
-    lanes = _lanes(isa, binary.inner)
+    second = binary.inner if binary.broadcast else size
+    run = binary.inner if binary.broadcast else size
+    isa = _fitting(isa, run)
+    width = min(isa.block, 1 << (run.bit_length() - 1))
+    steps = -(-run // width)
+    args = [("a", "uint8", size), ("b", "uint8", second), ("params", "int32", PARAMS), ("y", "uint8", size)]
+    per_unit = 1 if binary.broadcast else max(1, CHUNK // width)
 
     def emit(body: Body) -> None:
         a, b, params, y = body.buffers
-        with loop(body.begin, body.end) as row, loop(0, -(-binary.inner // lanes)) as i:
-            place = T.bind(T.min(i * lanes, binary.inner - lanes))
-            _step(binary.kind, (a, row * binary.inner + place), (b, place), params, y, lanes)
-
-    func = kernel(_arguments(size, binary.inner), emit)
-    return Kernel(
-        func, ("uint8", "uint8", "int32", "uint8"), binary.rows, max(1, min(binary.rows, 16384 // binary.inner))
-    )
-
-
-def _flat_kernel(binary: Binary, isa: Isa) -> Kernel:
-    size = binary.rows * binary.inner
-    lanes = _lanes(isa, size)
-    steps = -(-size // lanes)
-    per_unit = max(1, CHUNK // lanes)
-    units = -(-steps // per_unit)
-
-    def emit(body: Body) -> None:
-        a, b, params, y = body.buffers
+        step = _Step(binary.kind, isa, width, params)
+        if binary.broadcast:
+            with loop(body.begin, body.end) as row, loop(0, steps) as i:
+                place = T.bind(T.min(i * width, run - width))
+                step.emit((a, row * run + place), (b, place), y)
+            return
         with loop(body.begin * per_unit, T.min(body.end * per_unit, steps)) as i:
-            place = T.bind(T.min(i * lanes, size - lanes))
-            _step(binary.kind, (a, place), (b, place), params, y, lanes)
+            place = T.bind(T.min(i * width, run - width))
+            step.emit((a, place), (b, place), y)
 
-    return Kernel(kernel(_arguments(size, size), emit), ("uint8", "uint8", "int32", "uint8"), units, min(units, 4))
-
-
-def _lanes(isa: Isa, size: int) -> int:
-    return min(isa.wide, 1 << (size.bit_length() - 1))
+    units = binary.rows if binary.broadcast else -(-steps // per_unit)
+    grain = max(1, min(units, 4 * CHUNK // run if binary.broadcast else 4))
+    return Kernel(kernel(args, emit), tuple(a[1] for a in args), units, grain)
 
 
-def _arguments(size: int, second: int) -> list[tuple[str, str, int]]:
-    return [("a", "uint8", size), ("b", "uint8", second), ("params", "int32", PARAMS), ("y", "uint8", size)]
+def _fitting(isa: Isa, run: int) -> Isa:
+    """The longest vectors of which one block is not longer than the run."""
+    lanes = isa.lanes
+    while lanes > 4 and PACK * lanes > run:
+        lanes //= 2
+    return isa.at(lanes)
 
 
-def _step(kind: str, left: tuple[Flat, Expr], right: tuple[Flat, Expr], params: Flat, y: Flat, lanes: int) -> None:
-    def param(i: int, dtype: str = "int32") -> Expr:
-        value = params.load(i)
+class _Step:
+    """One block of elements; runs shorter than the shortest block take a vector of their own length."""
+
+    def __init__(self, kind: str, isa: Isa, width: int, params: Flat) -> None:
+        self.kind, self.isa, self.width, self.params = kind, isa, width, params
+        self.epilogue = Epilogue(isa, params)
+
+    def emit(self, left: tuple[Flat, Expr], right: tuple[Flat, Expr], y: Flat) -> None:
+        if self.width < self.isa.block:
+            acc = self._accumulate(left, right, 0, self.width)
+            multiplier = self._param(0, self.width, "float32")
+            y.store(left[1], self.epilogue.single(acc, multiplier, self.width), self.width)
+            return
+        lanes = self.isa.lanes
+        multiplier = self._param(0, lanes, "float32")
+        levels = [self.epilogue.level(self._accumulate(left, right, k * lanes, lanes), multiplier) for k in range(PACK)]
+        halves = [self.epilogue.half(*levels[i : i + 2]) for i in (0, 2)]
+        y.store(left[1], self.epilogue.block(halves[0], halves[1]), self.width)
+
+    def _accumulate(self, left: tuple[Flat, Expr], right: tuple[Flat, Expr], offset: int, lanes: int) -> Expr:
+        a, b = (cast("int32", buffer.load(place + offset, lanes), lanes) for buffer, place in (left, right))
+        if self.kind == "add":
+            return a * self._param(1, lanes) + b * self._param(2, lanes) + self._param(3, lanes)
+        return (a - self._param(4, lanes)) * (b - self._param(5, lanes))
+
+    def _param(self, index: int, lanes: int, dtype: str = "int32") -> Expr:
+        value = self.params.load(QUANT_PARAMS + index)
         return splat(value if dtype == "int32" else bits(dtype, value), lanes)
-
-    a, b = (cast("int32", buffer.load(place, lanes), lanes) for buffer, place in (left, right))
-    acc = a * param(4) + b * param(5) + param(6) if kind == "add" else (a - param(7)) * (b - param(8))
-    value = requantize(acc, param(3, "float32"), param(0, "float32"), param(1, "float32"), param(2), lanes)
-    y.store(left[1], cast("uint8", value, lanes), lanes)

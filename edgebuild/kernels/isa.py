@@ -1,17 +1,23 @@
-"""What a CPU can do, as the templates need it: one row per instruction set, one dot product each.
+"""What a CPU can do, as the templates need it: one row per instruction set.
 
-`dot(acc, activations, weights)`: acc int32 [lanes]; activations: the packed group of one pixel as one scalar (4 uint8,
-4 int8, or 2 int16 in an int32, or one int16), broadcast; weights int8 [lanes · group], the group's elements of one
-output channel side by side.
+Templates think in blocks of PACK vectors of `lanes` int32, which become one vector of 4 · lanes bytes when they are
+stored. Where a block has fewer channels, `Isa.at` gives the same instruction set with shorter vectors.
 """
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
 
-from edgebuild.kernels.builder import Expr, bits, cast, intrinsic, splat
+import numpy as np
 
-Dot = Callable[[Expr, Expr, Expr], Expr]
-Product = Callable[[Expr, Expr, int], Expr]
+from edgebuild.kernels.builder import ROUND_BITS, ROUND_MAGIC, Expr, Flat, T, bits, cast, intrinsic, shuffle, splat
+
+PACK = 4  # vectors of int32 that become one vector of uint8
+
+Dot = Callable[[Expr, Expr, Expr, int], Expr]
+Round = Callable[[Expr, int], Expr]
+Pack = Callable[[Expr, Expr, int], Expr]
+Lookup = Callable[[Flat, Expr, int], Expr]
 
 
 @dataclass(frozen=True)
@@ -34,70 +40,182 @@ class Cost:
 
 @dataclass(frozen=True)
 class Isa:
-    """`lanes`: int32 lanes of the vector that templates use. `group`: elements of K that one dot step takes. `packed`:
-    dtype of packed activations. `bias`: what packing subtracts from a uint8 activation. `registers`: vector registers
-    of `lanes` int32. `direct`: the dot instruction takes unpacked uint8 activations. `product(x, w, lanes)`: uint8 ×
-    int8 lanes → int32 lanes.
+    """One instruction set at one vector length.
+
+    `lanes`: int32 lanes of a vector. `registers`: vectors that the CPU holds. `group`: elements of K that one dot takes.
+    `packed`: dtype of the activations that it multiplies; `bias`: what packing subtracts from a uint8 activation.
+    `dot(acc, x, w, lanes)`: int32 [lanes] + Σ over each group of x · w, both [lanes · group], w int8 or `packed`.
+    `direct`: it takes unpacked uint8 activations. `round(x, lanes)`: float32 below 2^22 to the nearest int32, ties to
+    even; what is far below −2^15 becomes any int32 below −2^15. `pack16(a, b, lanes)`: two int32 vectors saturated to
+    one of int16, and `pack8(a, b, lanes)`: two of those saturated to uint8; the order is `narrow_order`. `lookup(table, index, count)`: table[index] for uint8
+    vectors, or None where it is no faster than byte by byte.
     """
 
     name: str
     lanes: int
+    registers: int
     group: int
     packed: str
     bias: int
-    registers: int
     dot: Dot
-    product: Product
+    round: Round
+    pack16: Pack
+    pack8: Pack
     cost: Cost
     direct: bool = False
+    interleaved: bool = False
+    lookup: Lookup | None = None
 
     @property
     def wide(self) -> int:
-        """int32 lanes for loops over single channels: at least eight, so that a load of bytes fills half a register."""
+        """Lanes for loops over single float32 elements: at least eight, so that a load of bytes fills half a
+        register.
+        """
         return max(self.lanes, 8)
 
+    @property
+    def block(self) -> int:
+        """Bytes of one block: PACK vectors."""
+        return PACK * self.lanes
 
-def _vnni512(acc: Expr, activations: Expr, weights: Expr) -> Expr:
-    spread = bits("int8", splat(activations, 16), 64)
-    return intrinsic("llvm.x86.avx512.vpdpbusd.512", "int32x16", acc, spread, weights)
+    def at(self, lanes: int) -> "Isa":
+        """The same instructions on shorter vectors."""
+        return self if lanes == self.lanes else replace(self, lanes=lanes)
 
-
-def _avx2(acc: Expr, activations: Expr, weights: Expr) -> Expr:
-    spread = bits("int16", splat(activations, 8), 16)
-    return acc + intrinsic("llvm.x86.avx2.pmadd.wd", "int32x8", spread, cast("int16", weights, 16))
-
-
-def _dotprod(acc: Expr, activations: Expr, weights: Expr) -> Expr:
-    spread = bits("int8", splat(activations, 4), 16)
-    return intrinsic("llvm.aarch64.neon.sdot.v4i32.v16i8", "int32x4", acc, weights, spread)
-
-
-def _neon(acc: Expr, activations: Expr, weights: Expr) -> Expr:
-    return acc + intrinsic("llvm.aarch64.neon.smull.v4i32", "int32x4", cast("int16", weights, 4), splat(activations, 4))
-
-
-def _madd_product(x: Expr, w: Expr, lanes: int) -> Expr:
-    """Vpmaddwd on int32 lanes whose upper halves add 0·(sign of w): one multiply where vpmulld takes two."""
-    name = {4: "llvm.x86.sse2.pmadd.wd", 8: "llvm.x86.avx2.pmadd.wd", 16: "llvm.x86.avx512.pmaddw.d.512"}.get(lanes)
-    if name is None:
-        return cast("int32", x, lanes) * cast("int32", w, lanes)
-    halves = [bits("int16", cast("int32", v, lanes), 2 * lanes) for v in (x, w)]
-    return intrinsic(name, f"int32x{lanes}", *halves)
+    def narrow_order(self) -> np.ndarray:
+        """Element (vector · lanes + lane) at each place of what `pack8` gives for four vectors, [4 · lanes]."""
+        places = np.arange(self.block)
+        if not self.interleaved:
+            return places
+        chunks = self.lanes // 4  # 128-bit parts, which x86's packing instructions treat apart
+        chunk, vector, lane = places // 16, places // 4 % 4, places % 4
+        assert chunks >= 1
+        return np.asarray(vector * self.lanes + chunk * 4 + lane)
 
 
-def _narrow_product(x: Expr, w: Expr, lanes: int) -> Expr:
-    """A product of uint8 and int8 fits int16, which NEON multiplies at twice the rate of int32."""
-    return cast("int32", cast("int16", x, lanes) * cast("int16", w, lanes), lanes)
+def interleave(isa: Isa, rows: Sequence[Sequence[Expr]]) -> list[Expr]:
+    """PACK dot operands from `group` rows of activations, each row [block] elements as `parts(isa)` vectors.
 
+    Lane l of operand k holds the elements of channel `interleave_order(isa)[k, l]` of all rows, side by side.
+    """
+    if isa.group == 1:
+        return list(rows[0])
+    _, count = parts(isa)
+    size = 16 // np.dtype(isa.packed).itemsize
+    if isa.group == 2:
+        return [_zip(a, b, count, size, half) for a, b in zip(*rows, strict=True) for half in (0, 1)]
+    (a,), (b,), (c,), (d,) = rows
+    pairs = [(_zip(a, b, count, size, half), _zip(c, d, count, size, half)) for half in (0, 1)]
+    return [_zip(x, y, count, size, half, run=2) for x, y in pairs for half in (0, 1)]
+
+
+def parts(isa: Isa) -> tuple[int, int]:
+    """(vectors, elements of each) in which one row of a block is loaded for `interleave`."""
+    count = {1: 4, 2: 2, 4: 1}[isa.group]
+    return count, isa.block // count
+
+
+def interleave_order(isa: Isa) -> np.ndarray:
+    """Channel of each lane of `interleave`'s operands, [PACK, lanes]."""
+    operand, lane = np.divmod(np.arange(isa.block), isa.lanes)
+    chunk, place = lane // 4, lane % 4
+    if isa.group == 1:
+        order = operand * isa.lanes + lane
+    elif isa.group == 2:
+        order = operand // 2 * 2 * isa.lanes + chunk * 8 + operand % 2 * 4 + place
+    else:
+        order = chunk * 16 + operand * 4 + place
+    return np.asarray(order.reshape(PACK, isa.lanes))
+
+
+def _zip(a: Expr, b: Expr, count: int, size: int, half: int, run: int = 1) -> Expr:
+    """The low or high halves of each 128 bits (`size` elements) of a and b [count], interleaved by `run` elements:
+    x86's unpack, ARM's zip.
+    """
+    order: list[int] = []
+    for chunk in range(0, count, size):
+        for i in range(chunk + half * size // 2, chunk + (half + 1) * size // 2, run):
+            order += [*range(i, i + run), *range(count + i, count + i + run)]
+    return T.bind(shuffle([a, b], order))
+
+
+def _x86_dot(names: dict[int, str]) -> Dot:
+    def dot(acc: Expr, x: Expr, w: Expr, lanes: int) -> Expr:
+        operands = (bits("int8", v, 4 * lanes) for v in (x, w))
+        return intrinsic(names[lanes], f"int32x{lanes}", acc, *operands)
+
+    return dot
+
+
+def _madd(acc: Expr, x: Expr, w: Expr, lanes: int) -> Expr:
+    name = {4: "llvm.x86.sse2.pmadd.wd", 8: "llvm.x86.avx2.pmadd.wd"}[lanes]
+    return acc + intrinsic(name, f"int32x{lanes}", x, cast("int16", w, 2 * lanes))
+
+
+def _sdot(acc: Expr, x: Expr, w: Expr, _: int) -> Expr:
+    return intrinsic("llvm.aarch64.neon.sdot.v4i32.v16i8", "int32x4", acc, w, x)
+
+
+def _smull(acc: Expr, x: Expr, w: Expr, _: int) -> Expr:
+    return acc + intrinsic("llvm.aarch64.neon.smull.v4i32", "int32x4", cast("int16", w, 4), x)
+
+
+def magic_round(x: Expr, lanes: int) -> Expr:
+    """Adding 1.5 · 2^23 rounds |x| < 2^22 in every IEEE machine's adder."""
+    value = T.max(x, splat(T.float32(-(2.0**20)), lanes)) + splat(T.float32(ROUND_MAGIC), lanes)
+    return bits("int32", value, lanes) - splat(T.int32(ROUND_BITS), lanes)
+
+
+def _x86_round(x: Expr, lanes: int) -> Expr:
+    """Cvtps2dq rounds by MXCSR, which the runtime sets to nearest even; what is out of range becomes −2^31."""
+    if lanes == 16:
+        same = splat(T.int32(0), lanes)
+        return intrinsic("llvm.x86.avx512.mask.cvtps2dq.512", "int32x16", x, same, T.int16(-1), T.int32(4))
+    name = {8: "llvm.x86.avx.cvt.ps2dq.256", 4: "llvm.x86.sse2.cvtps2dq"}[lanes]
+    return intrinsic(name, f"int32x{lanes}", x)
+
+
+def _arm_round(x: Expr, lanes: int) -> Expr:
+    return intrinsic("llvm.aarch64.neon.fcvtns.v4i32.v4f32", f"int32x{lanes}", x)
+
+
+_X86_PACKS = {
+    16: ("llvm.x86.avx512.packssdw.512", "llvm.x86.avx512.packuswb.512"),
+    8: ("llvm.x86.avx2.packssdw", "llvm.x86.avx2.packuswb"),
+    4: ("llvm.x86.sse2.packssdw.128", "llvm.x86.sse2.packuswb.128"),
+}
+
+
+def _x86_pack16(a: Expr, b: Expr, lanes: int) -> Expr:
+    return intrinsic(_X86_PACKS[lanes][0], f"int16x{2 * lanes}", a, b)
+
+
+def _x86_pack8(a: Expr, b: Expr, lanes: int) -> Expr:
+    return bits("uint8", intrinsic(_X86_PACKS[lanes][1], f"int8x{4 * lanes}", a, b), 4 * lanes)
+
+
+def _arm_pack16(a: Expr, b: Expr, _: int) -> Expr:
+    halves = [T.bind(intrinsic("llvm.aarch64.neon.sqxtn.v4i16", "int16x4", v)) for v in (a, b)]
+    return shuffle(halves, range(8))
+
+
+def _arm_pack8(a: Expr, b: Expr, _: int) -> Expr:
+    halves = [T.bind(bits("uint8", intrinsic("llvm.aarch64.neon.sqxtun.v8i8", "int8x8", v), 8)) for v in (a, b)]
+    return shuffle(halves, range(16))
+
+
+_VNNI = _x86_dot({n: f"llvm.x86.avx512.vpdpbusd.{32 * n}" for n in (4, 8, 16)})
+_X86: dict[str, Any] = {"round": _x86_round, "pack16": _x86_pack16, "pack8": _x86_pack8, "interleaved": True}
+_ARM: dict[str, Any] = {"round": _arm_round, "pack16": _arm_pack16, "pack8": _arm_pack8}
 
 ISAS = {
     isa.name: isa
     for isa in (
-        Isa("avx512vnni", 16, 4, "uint8", 0, 32, _vnni512, _madd_product, Cost(1, 5, 1, 1), direct=True),
+        Isa("avx512vnni", 16, 32, 4, "uint8", 0, _VNNI, cost=Cost(1, 5, 1, 1), direct=True, **_X86),
         # 8-bit weights are exact: vpmaddubsw would saturate, so both sides are widened to int16 for vpmaddwd
-        Isa("avx2", 8, 2, "int16", 0, 16, _avx2, _madd_product, Cost(0.5, 1, 2, 2)),
-        Isa("dotprod", 4, 4, "int8", 128, 32, _dotprod, _narrow_product, Cost(0.5, 4, 1, 1)),
-        Isa("neon", 4, 1, "int16", 0, 32, _neon, _narrow_product, Cost(0.5, 4, 1, 2)),
+        Isa("avx2", 8, 16, 2, "int16", 0, _madd, cost=Cost(0.5, 1, 2, 2), **_X86),
+        Isa("dotprod", 4, 32, 4, "int8", 128, _sdot, cost=Cost(0.5, 4, 1, 1), **_ARM),
+        Isa("neon", 4, 32, 1, "int16", 0, _smull, cost=Cost(0.5, 4, 1, 2), **_ARM),
     )
 }
 
@@ -105,3 +223,18 @@ ISAS = {
 def group_scalar(isa: Isa) -> str:
     """The dtype in which one packed group of activations is loaded."""
     return "int16" if isa.group == 1 else "int32"
+
+
+def spread(isa: Isa, activation: Expr) -> Expr:
+    """One packed group of activations, as `group_scalar`, in every lane of a dot operand."""
+    value = splat(activation, isa.lanes)
+    return value if isa.group == 1 else bits(isa.packed, value, isa.lanes * isa.group)
+
+
+def converted(isa: Isa, value: Expr, lanes: int) -> Expr:
+    """A uint8 activation as the dot instruction wants it, `packed`."""
+    if isa.packed == "uint8":
+        return value
+    if isa.packed == "int8":
+        return bits("int8", value ^ splat(T.uint8(128), lanes), lanes)
+    return cast(isa.packed, value, lanes)

@@ -3,8 +3,8 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from edgebuild.kernels.builder import Body, Expr, Kernel, T, bits, cast, cell, kernel, loop, requantize, splat
-from edgebuild.kernels.conv import QUANT_PARAMS
+from edgebuild.kernels.builder import Body, Expr, Kernel, T, cast, cell, kernel, loop, splat
+from edgebuild.kernels.epilogue import QUANT_PARAMS, Epilogue
 from edgebuild.kernels.isa import Isa
 
 
@@ -65,7 +65,7 @@ def max_pool_kernel(pool: Pool, isa: Isa) -> Kernel:
 
 
 def average_pool_kernel(pool: Pool, isa: Isa) -> Kernel:
-    """Arguments: input, multipliers float32 [out_height, out_width], quant [4], output."""
+    """Arguments: input, multipliers float32 [out_height, out_width], quant, output."""
     lanes = min(isa.wide, 1 << (pool.channels.bit_length() - 1))
     positions = pool.out_height * pool.out_width
     args = [
@@ -77,10 +77,11 @@ def average_pool_kernel(pool: Pool, isa: Isa) -> Kernel:
 
     def emit(body: Body) -> None:
         x, scale, quant, y = body.buffers
+        epilogue = Epilogue(isa, quant)
 
         def pixel(window: _Window, image: Expr, place: Expr) -> None:
             taps = (window.rows[1] - window.rows[0]) * (window.columns[1] - window.columns[0])
-            start = T.bind(0 - quant.load(3) * taps)
+            start = T.bind(0 - cast("int32", epilogue.padding) * taps)
             factor = T.bind(scale.load(place // pool.channels % positions))
             with loop(0, -(-pool.channels // lanes)) as block:
                 channel = T.bind(T.min(block * lanes, pool.channels - lanes))
@@ -89,9 +90,7 @@ def average_pool_kernel(pool: Pool, isa: Isa) -> Kernel:
                 with loop(*window.rows) as kh, loop(*window.columns) as kw:
                     value = x.load(_tap(pool, window, image, kh, kw) + channel, lanes)
                     total.set(total.get() + cast("int32", value, lanes))
-                lo, hi = (splat(bits("float32", quant.load(i)), lanes) for i in (0, 1))
-                result = requantize(total.get(), splat(factor, lanes), lo, hi, splat(quant.load(2), lanes), lanes)
-                y.store(place + channel, cast("uint8", result, lanes), lanes)
+                y.store(place + channel, epilogue.single(total.get(), splat(factor, lanes), lanes), lanes)
 
         _pixels(pool, body, pixel)
 

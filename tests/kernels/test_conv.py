@@ -9,7 +9,7 @@ from kernels.native import Native
 from edgebuild.core.runner import prefix_for
 from edgebuild.core.target_file import load_target
 from edgebuild.kernels.conv import Conv, ConvPlan, conv_kernel
-from edgebuild.kernels.depthwise import depthwise_kernel, is_depthwise
+from edgebuild.kernels.depthwise import DepthwisePlan, depthwise_kernel, is_depthwise
 from edgebuild.kernels.isa import ISAS, Isa
 
 SHAPES = 40
@@ -39,8 +39,8 @@ def test_random_shape(native, index: int) -> None:
     zero_x, zero_y = int(rng.choice([0, 3, 128, 255])), int(rng.choice([0, 77, 255]))
     low, high = sorted(rng.integers(0, 256, 2).tolist())
     wanted = _reference(conv, x, weights, bias, multiplier, zero_x, zero_y, low, high)
-    bounds = np.array([low - zero_y, high - zero_y], np.float32).view(np.int32)
-    quant = np.array([*bounds, zero_y, zero_x], np.int32)
+    top = int(np.float32(high - zero_y).view(np.int32))
+    quant = np.array([top, zero_y, low, high, zero_x], np.int32)
     args = [x, *_constants(conv, isa, weights, bias, multiplier, zero_x), quant]
     assert np.array_equal(run(index, args, np.zeros_like(wanted)), wanted)
 
@@ -67,11 +67,11 @@ def _random_conv(rng: np.random.Generator) -> Conv:
 
 def _constants(conv: Conv, isa: Isa, weights, bias, multiplier, zero_x: int) -> list[np.ndarray]:
     if is_depthwise(conv):
-        sums = weights.reshape(conv.channels, -1).astype(np.int64).sum(axis=1)
-        return [weights[..., 0].transpose(1, 2, 0), (bias - zero_x * sums).astype(np.int32), multiplier]
-    plan = ConvPlan(conv, isa)
+        plan, packed = DepthwisePlan(conv, isa), DepthwisePlan(conv, isa).pack_weights(weights[..., 0])
+    else:
+        plan, packed = ConvPlan(conv, isa), ConvPlan(conv, isa).pack_weights(weights)
     folded = plan.fold_bias(bias, weights, zero_x)
-    return [plan.pack_weights(weights), plan.pack_channels(folded), plan.pack_channels(multiplier)]
+    return [packed, plan.pack_channels(folded), plan.pack_channels(multiplier)]
 
 
 def _reference(conv: Conv, x, weights, bias, multiplier, zero_x: int, zero_y: int, low: int, high: int) -> np.ndarray:

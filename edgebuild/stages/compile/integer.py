@@ -9,7 +9,7 @@ import numpy as np
 from edgebuild.core.errors import ModelError
 from edgebuild.kernels.conv import Conv, ConvPlan, conv_kernel
 from edgebuild.kernels.copy import table_kernel
-from edgebuild.kernels.depthwise import depthwise_kernel, is_depthwise
+from edgebuild.kernels.depthwise import DepthwisePlan, depthwise_kernel, is_depthwise
 from edgebuild.kernels.elementwise import Binary, binary_kernel
 from edgebuild.kernels.pool import Pool, average_pool_kernel, max_pool_kernel
 from edgebuild.stages.compile.clusters import Cluster, bias_value, quant_of, reduce_axes
@@ -123,16 +123,15 @@ class IntegerLowering:
                 f"{node.name}: its scales give no finite multiplier", "check the model's quantization parameters"
             )
         params = self.emit.constant(f"{name}:quant", _quant_params(cluster, quant_x, quant_y))
+        plan: ConvPlan | DepthwisePlan
         if is_depthwise(conv):
-            sums = weights.reshape(conv.out_channels, -1).astype(np.int64).sum(axis=1)
-            folded = (integers - quant_x.zero * sums).astype(np.int32)
-            constants = [np.ascontiguousarray(weights[..., 0].transpose(1, 2, 0)), folded, multipliers]
-            make, kind = depthwise_kernel, "depthwise"
+            plan, make, kind = DepthwisePlan(conv, self.emit.isa), depthwise_kernel, "depthwise"
+            packed = plan.pack_weights(weights[..., 0])
         else:
-            plan = ConvPlan(conv, self.emit.isa)
-            folded = plan.fold_bias(integers, weights, quant_x.zero)
-            constants = [plan.pack_weights(weights), plan.pack_channels(folded), plan.pack_channels(multipliers)]
-            make, kind = conv_kernel, cluster.kind
+            plan, make, kind = ConvPlan(conv, self.emit.isa), conv_kernel, cluster.kind
+            packed = plan.pack_weights(weights)
+        folded = plan.fold_bias(integers, weights, quant_x.zero)
+        constants = [packed, plan.pack_channels(folded), plan.pack_channels(multipliers)]
         inputs = [self.emit.constant(f"{name}:{part}", array.reshape(-1))
                   for part, array in zip(("weights", "bias", "multiplier"), constants, strict=True)]  # fmt: skip
         self.emit.call(kind, node.name, make, conv, [x, *inputs, params], out, integer=True, macs=conv.macs)
@@ -156,9 +155,8 @@ class IntegerLowering:
             a = expanded(self.mover, f"{name}:a", a, shape)
         quant_y = self.graph.quant(cluster.quantize)
         params = parameters(quants[0], quants[1], quant_y)
-        low, high = _clip_range(cluster, quant_y)
-        head = [_float_bits(low - quant_y.zero), _float_bits(high - quant_y.zero), quant_y.zero]
-        constant = self.emit.constant(f"{name}:params", np.array([*head, *params], np.int32))
+        head = _quant_params(cluster, quants[0], quant_y)
+        constant = self.emit.constant(f"{name}:params", np.concatenate([head, np.array(params, np.int32)]))
         b, inner = self._second(name, a, b)
         spec = Binary(cluster.kind, a.size // inner, inner, broadcast=b.size != a.size)
         out = self.emit.tensor(name, "uint8", shape, a.order)
@@ -334,8 +332,7 @@ def _float_bits(value: float) -> int:
 
 def _quant_params(cluster: Cluster, quant_x: Quant, quant_y: Quant) -> np.ndarray:
     low, high = _clip_range(cluster, quant_y)
-    bounds = [_float_bits(low - quant_y.zero), _float_bits(high - quant_y.zero)]
-    return np.array([*bounds, quant_y.zero, quant_x.zero], np.int32)
+    return np.array([_float_bits(high - quant_y.zero), quant_y.zero, low, high, quant_x.zero], np.int32)
 
 
 def _add_params(a: Quant, b: Quant, y: Quant) -> list[int]:

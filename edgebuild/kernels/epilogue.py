@@ -1,0 +1,111 @@
+"""From int32 accumulators to stored uint8: SPEC section 7's Requantize, a block of four vectors at a time."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from edgebuild.kernels.builder import Expr, Flat, T, bits, cast, intrinsic, shuffle, splat
+from edgebuild.kernels.isa import PACK, Isa, magic_round
+
+QUANT_PARAMS = 5  # hi − z_y as float32 bits, z_y, lo, hi, z_x
+
+
+@dataclass(frozen=True)
+class Piece:
+    """One vector of levels (`Epilogue.level`) and where its first element goes.
+
+    `count` elements are stored; `follows`: they lie directly behind the piece before.
+    """
+
+    level: Expr
+    place: Expr
+    count: int
+    follows: bool = False
+
+
+class Epilogue:
+    """The parameters of one operator's output, `quant` int32 [QUANT_PARAMS], loaded once."""
+
+    def __init__(self, isa: Isa, quant: Flat) -> None:
+        self.isa = isa
+        self.top = T.bind(bits("float32", quant.load(0)))
+        self.zero = T.bind(quant.load(1))
+        self.low, self.high = (T.bind(cast("uint8", quant.load(i))) for i in (2, 3))
+        self.padding = T.bind(cast("uint8", quant.load(4)))
+
+    def level(self, acc: Expr, multiplier: Expr) -> Expr:
+        """rne(f32(acc) · m), not above hi − z: int32 [lanes].
+
+        Rounding and clamping to integers commute, so the lower bounds are left to `half` and `block`.
+        """
+        lanes = self.isa.lanes
+        value = cast("float32", acc, lanes) * multiplier
+        return T.bind(self.isa.round(T.min(value, splat(self.top, lanes)), lanes))
+
+    def half(self, first: Expr, second: Expr) -> Expr:
+        """Two vectors of levels plus z: int16 [2 · lanes]."""
+        lanes = self.isa.lanes
+        shift = splat(cast("int16", self.zero), 2 * lanes)
+        packed = self.isa.pack16(first, second, lanes)
+        return T.bind(intrinsic("llvm.sadd.sat", f"int16x{2 * lanes}", packed, shift))
+
+    def block(self, first: Expr, second: Expr, order: np.ndarray | None = None) -> Expr:
+        """Two halves, clamped to [lo, hi]: uint8 [4 · lanes].
+
+        Lane l of vector k of levels is element `order[k, l]` of the result; by default they follow each other.
+        """
+        size = self.isa.block
+        packed = self.isa.pack8(first, second, self.isa.lanes)
+        packed = T.max(T.min(packed, splat(self.high, size)), splat(self.low, size))
+        found = self.isa.narrow_order()
+        if order is not None:
+            found = order.reshape(-1)[found]
+        return T.bind(packed if np.array_equal(found, np.arange(size)) else _permuted(packed, np.argsort(found)))
+
+    def single(self, acc: Expr, multiplier: Expr, lanes: int) -> Expr:
+        """The same for one vector of any length: uint8 [lanes]."""
+        return self.rounded(cast("float32", acc, lanes) * multiplier, lanes)
+
+    def rounded(self, value: Expr, lanes: int) -> Expr:
+        """The same for steps that are float32 already."""
+        value = T.min(value, splat(self.top, lanes))
+        level = T.min(magic_round(value, lanes) + splat(self.zero, lanes), splat(cast("int32", self.high), lanes))
+        return cast("uint8", T.max(level, splat(cast("int32", self.low), lanes)), lanes)
+
+    def store(self, target: Flat, pieces: Sequence[Piece]) -> None:
+        """Stores every piece."""
+        for start in range(0, len(pieces), PACK):
+            self._store_block(target, pieces[start : start + PACK])
+
+    def _store_block(self, target: Flat, pieces: Sequence[Piece]) -> None:
+        lanes = self.isa.lanes
+        levels = [pieces[min(i, len(pieces) - 1)].level for i in range(PACK)]
+        packed = self.block(self.half(*levels[:2]), self.half(*levels[2:]))
+        start = 0
+        for i, piece in enumerate(pieces):
+            if i + 1 < len(pieces) and pieces[i + 1].follows:
+                continue
+            store_part(
+                target, pieces[start].place, packed, PACK * lanes, start * lanes, (i - start) * lanes + piece.count
+            )
+            start = i + 1
+
+
+def _permuted(value: Expr, order: np.ndarray) -> Expr:
+    """The bytes in a new order, four at a time where they stay together."""
+    size = len(order)
+    quads = order.reshape(-1, 4)
+    if (quads == quads[:, :1] + np.arange(4)).all() and (quads[:, 0] % 4 == 0).all():
+        words = T.bind(bits("int32", value, size // 4))
+        return bits("uint8", shuffle([words], (quads[:, 0] // 4).tolist()), size)
+    return shuffle([T.bind(value)], order.tolist())
+
+
+def store_part(target: Flat, place: Expr, value: Expr, total: int, start: int, count: int) -> None:
+    """Stores elements [start, start + count) of a vector of `total`, in steps of powers of two."""
+    while count:
+        size = 1 << (count.bit_length() - 1)
+        part = value if size == total else shuffle([value], range(start, start + size))
+        target.store(place, part, size)
+        place, start, count = place + size, start + size, count - size
