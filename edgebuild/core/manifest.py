@@ -75,6 +75,8 @@ class Manifest:
     inputs: tuple[Tensor, ...]
     outputs: tuple[Tensor, ...]
     files: tuple[File, ...]
+    # Whether the build machine ran the bundle and saw its golden outputs.
+    checked: bool = True
 
 
 def serialize(manifest: Manifest) -> bytes:
@@ -105,6 +107,7 @@ def _render(manifest: Manifest) -> bytes:
         *([("needs", *manifest.needs)] if manifest.needs else []),
         ("abi", manifest.abi),
         ("quality", manifest.quality),
+        *([] if manifest.checked else [("checked", "no")]),
         ("function", manifest.function),
         ("trigger", trigger.kind) if trigger.value is None else ("trigger", trigger.kind, trigger.value),
         *([("timeout-ms", manifest.timeout_ms)] if manifest.timeout_ms is not None else []),
@@ -142,6 +145,7 @@ class _Parser:
         if abi != ABI:
             raise BundleError(f"the bundle needs kernel ABI {abi}; this edgebuild knows {ABI}", NEWER)
         quality = self._choice("quality", ("trained", "speed-only"))
+        checked = self._next() != "checked" or self._choice("checked", ("no",)) != "no"
         function, trigger = self._one("function", _IDENTIFIER), self._trigger()
         timeout = self._numbered("timeout-ms") if self._next() == "timeout-ms" else None
         inputs, outputs = self._tensors("input"), self._tensors("output")
@@ -164,6 +168,7 @@ class _Parser:
             inputs,
             outputs,
             files,
+            checked,
         )
 
     def _head(self) -> None:

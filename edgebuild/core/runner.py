@@ -19,7 +19,9 @@ if TYPE_CHECKING:
     Arrays = Mapping[str, np.ndarray[Any, Any]]
 
 REPORT = "this is a bug in edgebuild; no bundle was written"
-_CROSS_LIBC = {"aarch64": "libc6-arm64-cross", "x86_64": "libc6-amd64-cross"}
+_CROSS_LIBC = {"aarch64": "libc6-arm64-cross", "riscv64": "libc6-riscv64-cross", "x86_64": "libc6-amd64-cross"}
+# What qemu can be told to emulate and tells programs that it does (it answers no riscv_hwprobe before 8.1).
+_EMULATED = {"riscv64": ("v", "zvl256b")}
 
 
 @dataclass(frozen=True)
@@ -77,7 +79,18 @@ def prefix_for(target: Target) -> tuple[tuple[str, ...] | None, str]:
     sysroot = Path("/usr") / target.triple
     if not sysroot.is_dir():
         return None, f"{sysroot} is not there (Debian: apt-get install {_CROSS_LIBC[target.arch]})"
-    return (qemu, "-L", str(sysroot)), ""
+    silent = [feature for feature in target.features if feature not in _EMULATED.get(target.arch, target.features)]
+    if silent:
+        return None, f"qemu-{target.arch} does not tell programs that it has {', '.join(silent)}"
+    return (qemu, *_qemu_cpu(target), "-L", str(sysroot)), ""
+
+
+def _qemu_cpu(target: Target) -> tuple[str, ...]:
+    """Vectors exactly as wide as the target says, so that code for wider ones does not pass by chance."""
+    if "v" not in target.features:
+        return ()
+    bits = 256 if "zvl256b" in target.features else 128
+    return ("-cpu", f"rv64,v=true,vext_spec=v1.0,vlen={bits},elen=64")
 
 
 def summary(times: Sequence[float]) -> dict[str, float]:

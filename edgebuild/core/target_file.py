@@ -32,10 +32,16 @@ _CPUINFO_NAMES = {
 
 # What the kernels of an instruction set cannot do without.
 _ISA_FEATURES = {
+    "plain": (),
+    "sse2": (),
     "avx2": ("avx2", "fma"),
+    "avxvnni": ("avx2", "fma", "avxvnni"),
     "avx512vnni": ("avx2", "fma", "avx512f", "avx512bw", "avx512vnni"),
+    "avx512vbmi": ("avx2", "fma", "avx512f", "avx512bw", "avx512vnni", "avx512vbmi"),
     "neon": ("neon",),
     "dotprod": ("neon", "dotprod"),
+    "i8mm": ("neon", "dotprod", "i8mm"),
+    "rvv": ("v",),
 }
 
 
@@ -44,10 +50,10 @@ class _TargetFile:
     """The schema of a target; the fields are those of `Target`, the name is the file's."""
 
     description: str
-    triple: Literal["x86_64-linux-gnu", "aarch64-linux-gnu"]
+    triple: Literal["x86_64-linux-gnu", "aarch64-linux-gnu", "riscv64-linux-gnu"]
     cpu: str
     features: tuple[str, ...]
-    isa: Literal["avx2", "avx512vnni", "neon", "dotprod"]
+    isa: Literal["plain", "sse2", "avx2", "avxvnni", "avx512vnni", "avx512vbmi", "neon", "dotprod", "i8mm", "rvv"]
     engines: tuple[Literal["tvm"], ...]
     attributes: tuple[str, ...] = ()
     alias: tuple[str, ...] = ()
@@ -61,6 +67,8 @@ class _TargetFile:
             raise ValueError(f"features: must be in this order, each once: {', '.join(known)}")
         if not self.engines:
             raise ValueError('engines: at least one is needed; write ["tvm"]')
+        if self.isa == "sse2" and not self.triple.startswith("x86_64-"):
+            raise ValueError("isa: 'sse2' is a part of x86-64; write \"plain\" for other processors")
         missing = [feature for feature in _ISA_FEATURES[self.isa] if feature not in self.features]
         if missing:
             raise ValueError(
@@ -147,4 +155,11 @@ def _cpu_flags() -> set[str]:
     except OSError:
         return set()
     rows = [line.partition(":")[2].split() for line in lines if line.startswith(("flags", "Features"))]
+    rows += [_riscv_extensions(line.partition(":")[2].strip()) for line in lines if line.startswith("isa\t")]
     return set(rows[0]).intersection(*rows) if rows else set()
+
+
+def _riscv_extensions(isa: str) -> list[str]:
+    """`rv64imafdcv_zba_zbb` → i, m, …, v, zba, zbb."""
+    letters, *named = isa.removeprefix("rv64").split("_")
+    return [*letters, *named]

@@ -41,8 +41,10 @@ class Package:
     files: dict[str, bytes]
 
 
-def package(contents: Contents, target: Target, release: int = 1) -> Package:
-    """Raises ModelError for an input or output that a manifest cannot express."""
+def package(contents: Contents, target: Target, release: int = 1, *, checked: bool = True) -> Package:
+    """`checked`: this machine can run the bundle, and will. Raises ModelError for an input or output that a manifest
+    cannot express.
+    """
     for tensor in (*contents.inputs, *contents.outputs):
         if tensor.dtype not in DTYPES:
             raise ModelError(f"'{tensor.name}' is {tensor.dtype}", f"inputs and outputs may be {', '.join(DTYPES)}")
@@ -62,6 +64,7 @@ def package(contents: Contents, target: Target, release: int = 1) -> Package:
         inputs=contents.inputs,
         outputs=contents.outputs,
         files=bundle.file_rows(files),
+        checked=checked,
     )
     return Package(manifest, files)
 

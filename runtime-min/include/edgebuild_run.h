@@ -1,7 +1,7 @@
 /* edgebuild-run as a library: loads a verified bundle and runs it.
  *
- * The caller owns the bytes of bundle and trust file and does all I/O. Nothing here prints, exits, or calls an
- * allocator after eb_load. Not thread-safe: one caller at a time for each model.
+ * The caller does all I/O and owns the bytes of the trust file. Nothing here prints, exits, or calls an allocator
+ * after eb_load. Not thread-safe: one caller at a time for each model.
  */
 #ifndef EDGEBUILD_RUN_H
 #define EDGEBUILD_RUN_H
@@ -9,6 +9,7 @@
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <sys/types.h>
 
 #ifdef __cplusplus
 extern "C" {
@@ -41,6 +42,13 @@ typedef struct eb_bytes {
   size_t size;
 } eb_bytes;
 
+/* Where the bytes of a bundle come from, front to back. */
+typedef struct eb_feed {
+  /* Puts up to `size` bytes into `data`; returns how many, 0 at the end, or a negative errno. */
+  ssize_t (*read)(void *context, void *data, size_t size);
+  void *context;
+} eb_feed;
+
 /* The codes of plan.bin (SPEC 5). */
 typedef enum eb_dtype { EB_U8, EB_I8, EB_I32, EB_I64, EB_F32, EB_BOOL, EB_I16 } eb_dtype;
 
@@ -68,6 +76,7 @@ typedef struct eb_info {
   eb_trigger trigger;
   uint32_t trigger_value; /* camera: frames per second; timer: milliseconds */
   bool speed_only;
+  bool checked; /* false: no machine has run it yet; compare its golden samples before the first result counts */
   uint32_t file_count;
 } eb_info;
 
@@ -80,14 +89,15 @@ typedef struct eb_op {
 
 typedef struct eb_model eb_model;
 
-/* Verifies `bundle` against the keys of `trust` (SPEC 2, steps 1 to 5), without reading plan, weights or program:
- * of the model that it makes only eb_model_info, eb_file and eb_free may be used. */
-eb_status eb_verify(eb_bytes bundle, eb_bytes trust, eb_model **model, eb_error *error);
+/* Verifies a bundle against the keys of `trust` (SPEC 2, steps 1 to 5) and keeps nothing of its files: of the model
+ * that it makes only eb_model_info and eb_free may be used. */
+eb_status eb_verify(const eb_feed *bundle, eb_bytes trust, eb_model **model, eb_error *error);
 
-/* Verifies `bundle`, then loads it with `threads` threads (1..EB_THREADS_MAX, the caller's included).
- * `bundle.data` must be aligned to 64 bytes and stay mapped and unchanged until eb_free: the weights are read in place.
- */
-eb_status eb_load(eb_bytes bundle, eb_bytes trust, uint32_t threads, eb_model **model, eb_error *error);
+/* Verifies a bundle, then loads it with `threads` threads (1..EB_THREADS_MAX, the caller's included). What the model
+ * needs of it lies in memory of its own; `golden`: its golden samples too, and without that only those of a bundle that
+ * was not checked. */
+eb_status eb_load(const eb_feed *bundle, eb_bytes trust, uint32_t threads, bool golden, eb_model **model,
+                  eb_error *error);
 
 const eb_info *eb_model_info(const eb_model *model);
 
@@ -98,8 +108,11 @@ uint32_t eb_output_count(const eb_model *model);
 const eb_tensor *eb_input(const eb_model *model, uint32_t index);
 const eb_tensor *eb_output(const eb_model *model, uint32_t index);
 
-/* A file of the bundle by its path, e.g. "golden/in-0.npy"; {NULL, 0} when there is none. */
+/* A golden sample by its path, e.g. "golden/in-0.npy"; {NULL, 0} when it was not kept. */
 eb_bytes eb_file(const eb_model *model, const char *path);
+
+/* Gives the memory of the golden samples back. */
+void eb_drop_golden(eb_model *model);
 
 /* Runs the model once, in the default floating-point environment. */
 void eb_run(eb_model *model);

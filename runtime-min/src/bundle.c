@@ -2,10 +2,10 @@
 
 #include <stdio.h>
 #include <string.h>
-
-#include "reader.h"
+#include <sys/types.h>
 
 #define BLOCK ((size_t)512)
+#define CHUNK ((size_t)64 << 10)
 
 static const char damaged[] = "the file was damaged or changed on its way; get it again from its source";
 
@@ -42,50 +42,66 @@ static bool all_zero(const uint8_t *bytes, size_t size) {
   return any == 0;
 }
 
-/* Header, data and padding of the next member, which must be `name` with `size` bytes. */
-static eb_status read_member(struct eb_reader *reader, const char *name, uint64_t size, const uint8_t **content,
-                             eb_error *error) {
+static eb_status read_some(const eb_feed *feed, void *data, size_t size, size_t *got, eb_error *error) {
+  ssize_t count = feed->read(feed->context, data, size);
+  *got = count < 0 ? 0 : (size_t)count;
+  if (count >= 0) return EB_OK;
+  return eb_fail(error, EB_IO, "get the file again from its source", "cannot read the bundle: %s",
+                 strerror((int)-count));
+}
+
+static eb_status read_all(const eb_feed *feed, void *data, size_t size, eb_error *error) {
+  for (size_t done = 0; done < size;) {
+    size_t got;
+    eb_status status = read_some(feed, (uint8_t *)data + done, size - done, &got, error);
+    if (status) return status;
+    if (got == 0) return cut_off(error);
+    done += got;
+  }
+  return EB_OK;
+}
+
+static eb_status check_header(const uint8_t header[BLOCK], const char *name, uint64_t size, eb_error *error) {
   uint8_t expected[BLOCK];
   make_header(name, size, expected);
-  const uint8_t *header = eb_read_bytes(reader, BLOCK);
-  if (!header) return cut_off(error);
-  if (memcmp(header, expected, BLOCK) != 0) {
-    return eb_fail(error, EB_REFUSED, damaged, "the bundle's archive header of %s is not as it must be", name);
-  }
-  *content = eb_read_bytes(reader, size);
-  size_t pad = (BLOCK - size % BLOCK) % BLOCK;
-  const uint8_t *padding = eb_read_bytes(reader, pad);
-  if (!*content || !padding) return cut_off(error);
-  if (all_zero(padding, pad)) return EB_OK;
+  if (memcmp(header, expected, BLOCK) == 0) return EB_OK;
+  return eb_fail(error, EB_REFUSED, damaged, "the bundle's archive header of %s is not as it must be", name);
+}
+
+static eb_status read_padding(const eb_feed *feed, const char *name, uint64_t size, eb_error *error) {
+  uint8_t padding[BLOCK];
+  size_t count = (BLOCK - size % BLOCK) % BLOCK;
+  eb_status status = read_all(feed, padding, count, error);
+  if (status || all_zero(padding, count)) return status;
   return eb_fail(error, EB_REFUSED, damaged, "the bundle's padding behind %s is not zero", name);
 }
 
-/* The size in the header of the next member: 11 octal digits. */
-static bool peek_size(const struct eb_reader *reader, uint64_t *size) {
-  if (reader->left < BLOCK) return false;
+/* The size in a header: 11 octal digits. */
+static bool stated_size(const uint8_t header[BLOCK], uint64_t *size) {
   *size = 0;
   for (size_t i = 124; i < 135; i++) {
-    if (reader->at[i] < '0' || reader->at[i] > '7') return false;
-    *size = *size << 3 | (uint64_t)(reader->at[i] - '0');
+    if (header[i] < '0' || header[i] > '7') return false;
+    *size = *size << 3 | (uint64_t)(header[i] - '0');
   }
   return true;
 }
 
-/* Copies a member of a size that only its header tells, so that nobody can change it between check and use. */
-static eb_status copy_member(struct eb_reader *reader, const char *name, uint8_t *copy, size_t limit, size_t *size,
-                             eb_error *error) {
-  if (reader->left < BLOCK) return cut_off(error);
+/* A member of a size that only its header tells. */
+static eb_status read_short(const eb_feed *feed, const char *name, void *data, size_t limit, size_t *size,
+                            eb_error *error) {
+  uint8_t header[BLOCK];
+  eb_status status = read_all(feed, header, BLOCK, error);
+  if (status) return status;
   uint64_t stated;
-  if (!peek_size(reader, &stated)) {
+  if (!stated_size(header, &stated)) {
     return eb_fail(error, EB_REFUSED, "give a file that edgebuild compile wrote", "this is not a bundle");
   }
   if (stated > limit) return eb_fail(error, EB_REFUSED, damaged, "the bundle's %s is over %zu bytes", name, limit);
-  const uint8_t *content = NULL;
-  eb_status status = read_member(reader, name, stated, &content, error);
-  if (status) return status;
-  memcpy(copy, content, stated);
+  status = check_header(header, name, stated, error);
+  if (!status) status = read_all(feed, data, stated, error);
+  if (!status) status = read_padding(feed, name, stated, error);
   *size = stated;
-  return EB_OK;
+  return status;
 }
 
 static eb_status check_comment(const struct eb_manifest *manifest, eb_bytes comment, eb_error *error) {
@@ -97,57 +113,119 @@ static eb_status check_comment(const struct eb_manifest *manifest, eb_bytes comm
 }
 
 /* Steps 1 to 3. */
-static eb_status read_manifest(struct eb_bundle *bundle, struct eb_reader *reader, eb_bytes trust, eb_error *error) {
-  size_t manifest_size = 0, signature_size = 0;
+static eb_status read_manifest(struct eb_bundle *bundle, const eb_feed *feed, eb_bytes trust, eb_error *error) {
   struct eb_signature signature;
   eb_bytes text = {bundle->manifest_text, 0}, signature_file = {bundle->signature_text, 0};
-  eb_status status =
-      copy_member(reader, "manifest", (uint8_t *)bundle->manifest_text, EB_MANIFEST_BYTES_MAX, &manifest_size, error);
+  eb_status status = read_short(feed, "manifest", bundle->manifest_text, EB_MANIFEST_BYTES_MAX, &text.size, error);
   if (!status) {
-    status =
-        copy_member(reader, "manifest.minisig", bundle->signature_text, EB_SIGNATURE_BYTES_MAX, &signature_size, error);
+    status = read_short(feed, "manifest.minisig", bundle->signature_text, EB_SIGNATURE_BYTES_MAX, &signature_file.size,
+                        error);
   }
-  text.size = manifest_size;
-  signature_file.size = signature_size;
   if (!status) status = eb_signature_parse(signature_file, &signature, error);
   if (!status) status = eb_signature_verify(&signature, text, trust, error);
-  if (!status) status = eb_manifest_parse(bundle->manifest_text, manifest_size, &bundle->manifest, error);
+  if (!status) status = eb_manifest_parse(bundle->manifest_text, text.size, &bundle->manifest, error);
   if (!status) status = check_comment(&bundle->manifest, signature.comment, error);
   if (!status) eb_key_id_text(signature.key_id, bundle->signer);
   return status;
 }
 
-/* Step 4. */
-static eb_status read_files(struct eb_bundle *bundle, struct eb_reader *reader, const struct eb_cpu *cpu,
-                            eb_error *error) {
-  for (uint32_t i = 0; i < bundle->manifest.file_count; i++) {
-    const struct eb_file *file = &bundle->manifest.file[i];
-    eb_status status = read_member(reader, file->path, file->size, &bundle->content[i], error);
-    if (status) return status;
-    uint8_t digest[EB_SHA256_BYTES];
-    eb_sha256(cpu->sha256, bundle->content[i], file->size, digest);
-    if (memcmp(digest, file->sha256, sizeof digest) != 0) {
-      return eb_fail(error, EB_REFUSED, damaged, "the bundle's file %s is not the one that was signed (SHA-256)",
-                     file->path);
-    }
+static bool is_golden(const struct eb_file *file) {
+  return strncmp(file->path, "golden/", 7) == 0;
+}
+
+static bool is_kept(const struct eb_manifest *manifest, const struct eb_file *file, enum eb_keep keep) {
+  static const char *const program[] = {"program.so", "plan.bin", "weights.bin"};
+  if (keep == EB_KEEP_NONE) return false;
+  for (size_t i = 0; i < sizeof program / sizeof *program; i++) {
+    if (strcmp(file->path, program[i]) == 0) return true;
   }
-  const uint8_t *end = eb_read_bytes(reader, 2 * BLOCK);
-  if (!end) return cut_off(error);
-  if (all_zero(end, 2 * BLOCK) && reader->left == 0) return EB_OK;
+  return is_golden(file) && (keep == EB_KEEP_GOLDEN || !manifest->checked);
+}
+
+/* Reads `size` bytes and hashes them while they are in the processor's cache: into `content`, or, when that is NULL,
+ * through a buffer. */
+static eb_status read_hashed(const eb_feed *feed, uint64_t size, bool accelerated, uint8_t *content,
+                             uint8_t digest[EB_SHA256_BYTES], eb_error *error) {
+  uint8_t buffer[CHUNK];
+  struct eb_sha256 hash;
+  eb_sha256_begin(&hash, accelerated);
+  for (; size > CHUNK; size -= CHUNK) {
+    eb_status status = read_all(feed, content ? content : buffer, CHUNK, error);
+    if (status) return status;
+    eb_sha256_add(&hash, content ? content : buffer, CHUNK);
+    if (content) content += CHUNK;
+  }
+  eb_status status = read_all(feed, content ? content : buffer, size, error);
+  if (!status) eb_sha256_end(&hash, content ? content : buffer, size, digest);
+  return status;
+}
+
+static eb_status read_file(struct eb_bundle *bundle, uint32_t index, const eb_feed *feed, bool accelerated, bool kept,
+                           eb_error *error) {
+  const struct eb_file *file = &bundle->manifest.file[index];
+  struct eb_arena *content = &bundle->content[index];
+  uint8_t header[BLOCK], digest[EB_SHA256_BYTES];
+  eb_status status = read_all(feed, header, BLOCK, error);
+  if (!status) status = check_header(header, file->path, file->size, error);
+  if (!status && kept) status = eb_arena_open_whole(content, file->size, error);
+  if (!status) status = read_hashed(feed, file->size, accelerated, content->base, digest, error);
+  if (!status) status = read_padding(feed, file->path, file->size, error);
+  if (status) return status;
+  if (memcmp(digest, file->sha256, sizeof digest) != 0) {
+    return eb_fail(error, EB_REFUSED, damaged, "the bundle's file %s is not the one that was signed (SHA-256)",
+                   file->path);
+  }
+  return kept ? eb_arena_seal(content, error) : EB_OK;
+}
+
+static eb_status read_end(const eb_feed *feed, eb_error *error) {
+  uint8_t end[2 * BLOCK + 1];
+  size_t more = 0;
+  eb_status status = read_all(feed, end, 2 * BLOCK, error);
+  if (!status) status = read_some(feed, end + 2 * BLOCK, 1, &more, error);
+  if (status || (all_zero(end, 2 * BLOCK) && !more)) return status;
   return eb_fail(error, EB_REFUSED, damaged, "the bundle has bytes behind its end");
 }
 
-eb_status eb_bundle_verify(struct eb_bundle *bundle, eb_bytes archive, eb_bytes trust, const struct eb_cpu *cpu,
-                           eb_error *error) {
-  struct eb_reader reader = eb_reader_of(archive.data, archive.size);
-  eb_status status = read_manifest(bundle, &reader, trust, error);
-  if (!status) status = read_files(bundle, &reader, cpu, error);
+/* Step 4. */
+static eb_status read_files(struct eb_bundle *bundle, const eb_feed *feed, bool accelerated, enum eb_keep keep,
+                            eb_error *error) {
+  for (uint32_t i = 0; i < bundle->manifest.file_count; i++) {
+    bool kept = is_kept(&bundle->manifest, &bundle->manifest.file[i], keep);
+    eb_status status = read_file(bundle, i, feed, accelerated, kept, error);
+    if (status) return status;
+  }
+  return read_end(feed, error);
+}
+
+eb_status eb_bundle_read(struct eb_bundle *bundle, const eb_feed *feed, eb_bytes trust, const struct eb_cpu *cpu,
+                         enum eb_keep keep, eb_error *error) {
+  eb_status status = read_manifest(bundle, feed, trust, error);
+  /* A bundle for another machine is read to its end like any other, but takes no memory. */
+  if (!status && eb_manifest_fits(&bundle->manifest, cpu, NULL)) keep = EB_KEEP_NONE;
+  if (!status) status = read_files(bundle, feed, cpu->sha256, keep, error);
   if (!status) status = eb_manifest_fits(&bundle->manifest, cpu, error);
   return status;
 }
 
 eb_bytes eb_bundle_file(const struct eb_bundle *bundle, const char *path) {
   const struct eb_file *file = eb_manifest_file(&bundle->manifest, path);
-  if (!file) return (eb_bytes){NULL, 0};
-  return (eb_bytes){bundle->content[file - bundle->manifest.file], file->size};
+  const struct eb_arena *content = file ? &bundle->content[file - bundle->manifest.file] : NULL;
+  if (!content || !content->base) return (eb_bytes){NULL, 0};
+  return (eb_bytes){content->base, file->size};
+}
+
+void eb_bundle_drop(struct eb_bundle *bundle, const struct eb_file *file) {
+  eb_arena_close(&bundle->content[file - bundle->manifest.file]);
+}
+
+void eb_bundle_drop_golden(struct eb_bundle *bundle) {
+  for (uint32_t i = 0; i < bundle->manifest.file_count; i++) {
+    const struct eb_file *file = &bundle->manifest.file[i];
+    if (is_golden(file)) eb_bundle_drop(bundle, file);
+  }
+}
+
+void eb_bundle_close(struct eb_bundle *bundle) {
+  for (uint32_t i = 0; i < bundle->manifest.file_count; i++) eb_arena_close(&bundle->content[i]);
 }

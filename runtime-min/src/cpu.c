@@ -8,22 +8,33 @@
 #include <immintrin.h>
 #elif defined(__aarch64__)
 #include <sys/auxv.h>
+#elif defined(__riscv) && __riscv_xlen == 64
+#include <stdlib.h>
+#include <sys/auxv.h>
+#include <sys/syscall.h>
+#include <sys/utsname.h>
+#include <unistd.h>
 #else
-#error "edgebuild-run is made for x86_64 and aarch64"
+#error "edgebuild-run is made for x86_64, aarch64 and riscv64"
 #endif
 
-static const char *const names[EB_ARCH_COUNT][16] = {
+#define FEATURES_MAX 24
+
+static const char *const arch_names[EB_ARCH_COUNT] = {"x86_64", "aarch64", "riscv64"};
+
+static const char *const names[EB_ARCH_COUNT][FEATURES_MAX] = {
     [EB_ARCH_X86_64] = {"avx2", "fma", "bmi", "bmi2", "f16c", "lzcnt", "movbe", "avx512f", "avx512bw", "avx512cd",
-                        "avx512dq", "avx512vl", "avx512vnni", "avxvnni"},
+                        "avx512dq", "avx512vl", "avx512vnni", "avxvnni", "avx512vbmi"},
     [EB_ARCH_AARCH64] = {"neon", "dotprod", "i8mm", "lse", "rdm", "crc", "aes", "sha2", "fp16", "rcpc"},
+    [EB_ARCH_RISCV64] = {"zba", "zbb", "zbs", "zicond", "v", "zvl256b"},
 };
 
 const char *eb_arch_name(enum eb_arch arch) {
-  return arch == EB_ARCH_X86_64 ? "x86_64" : "aarch64";
+  return arch_names[arch];
 }
 
 const char *eb_feature_name(enum eb_arch arch, unsigned bit) {
-  return bit < sizeof names[0] / sizeof names[0][0] ? names[arch][bit] : NULL;
+  return bit < FEATURES_MAX ? names[arch][bit] : NULL;
 }
 
 int eb_feature_bit(enum eb_arch arch, const char *name) {
@@ -60,7 +71,7 @@ void eb_cpu_detect(struct eb_cpu *cpu) {
       ymm && seven.ebx >> 5 & 1,  ymm && one.ecx >> 12 & 1,   seven.ebx >> 3 & 1,         seven.ebx >> 8 & 1,
       ymm && one.ecx >> 29 & 1,   extended.ecx >> 5 & 1,      one.ecx >> 22 & 1,          zmm && seven.ebx >> 16 & 1,
       zmm && seven.ebx >> 30 & 1, zmm && seven.ebx >> 28 & 1, zmm && seven.ebx >> 17 & 1, zmm && seven.ebx >> 31 & 1,
-      zmm && seven.ecx >> 11 & 1, ymm && seven1.eax >> 4 & 1,
+      zmm && seven.ecx >> 11 & 1, ymm && seven1.eax >> 4 & 1, zmm && seven.ecx >> 1 & 1,
   };
   *cpu = (struct eb_cpu){.arch = EB_ARCH_X86_64};
   for (unsigned bit = 0; bit < sizeof present / sizeof *present; bit++) {
@@ -79,7 +90,7 @@ void eb_float_leave(uint64_t saved) {
   _mm_setcsr((unsigned)saved);
 }
 
-#else
+#elif defined(__aarch64__)
 
 void eb_cpu_detect(struct eb_cpu *cpu) {
   unsigned long one = getauxval(AT_HWCAP), two = getauxval(AT_HWCAP2);
@@ -105,6 +116,73 @@ uint64_t eb_float_enter(void) {
 
 void eb_float_leave(uint64_t saved) {
   if (saved) __asm__ volatile("msr fpcr, %0" : : "r"(saved));
+}
+
+#else
+
+#define SYS_HWPROBE 258         /* riscv_hwprobe, Linux 6.4 (uapi/asm/hwprobe.h); not in old headers */
+#define HWPROBE_KEY_IMA_EXT_0 4 /* which extensions every processor has */
+
+struct hwprobe {
+  int64_t key;
+  uint64_t value;
+};
+
+/* False where the kernel does not know the call. */
+static bool probe_extensions(uint64_t *extensions) {
+  struct hwprobe pair = {.key = HWPROBE_KEY_IMA_EXT_0};
+  long failed = syscall(SYS_HWPROBE, &pair, 1, 0, NULL, 0);
+  *extensions = failed || pair.key != HWPROBE_KEY_IMA_EXT_0 ? 0 : pair.value;
+  return !failed;
+}
+
+/* Vendors' kernels before 6.5 report V for the draft 0.7.1 as well, whose encoding is another; from 6.5 on V is 1.0. */
+static bool kernel_knows_vectors(void) {
+  struct utsname name;
+  if (uname(&name)) return false;
+  char *rest;
+  unsigned long major = strtoul(name.release, &rest, 10), minor = *rest == '.' ? strtoul(rest + 1, NULL, 10) : 0;
+  return major > 6 || (major == 6 && minor >= 5);
+}
+
+static bool has_vectors(bool probed, uint64_t extensions) {
+  bool reported = getauxval(AT_HWCAP) >> ('v' - 'a') & 1;
+  return reported && (probed ? extensions >> 2 & 1 : kernel_knows_vectors());
+}
+
+/* Bytes of a vector register; only where the kernel lets programs use vectors. */
+static unsigned long vector_bytes(void) {
+  unsigned long bytes;
+  __asm__ volatile("csrr %0, 0xc22" : "=r"(bytes)); /* vlenb */
+  return bytes;
+}
+
+void eb_cpu_detect(struct eb_cpu *cpu) {
+  uint64_t extensions;
+  bool probed = probe_extensions(&extensions), vectors = has_vectors(probed, extensions);
+  const bool present[] = {
+      extensions >> 3 & 1,
+      extensions >> 4 & 1,
+      extensions >> 5 & 1,
+      extensions >> 35 & 1,
+      vectors,
+      vectors && vector_bytes() >= 32,
+  };
+  *cpu = (struct eb_cpu){.arch = EB_ARCH_RISCV64};
+  for (unsigned bit = 0; bit < sizeof present / sizeof *present; bit++) {
+    cpu->features |= (uint64_t)present[bit] << bit;
+  }
+}
+
+/* Denormals are always kept; frm is the rounding mode, 0 to nearest even. */
+uint64_t eb_float_enter(void) {
+  uint64_t saved;
+  __asm__ volatile("fsrmi %0, 0" : "=r"(saved));
+  return saved;
+}
+
+void eb_float_leave(uint64_t saved) {
+  __asm__ volatile("fsrm %0" : : "r"(saved));
 }
 
 #endif

@@ -5,7 +5,7 @@
 #include <stdbool.h>
 #include <stdint.h>
 
-enum eb_arch { EB_ARCH_X86_64, EB_ARCH_AARCH64, EB_ARCH_COUNT };
+enum eb_arch { EB_ARCH_X86_64, EB_ARCH_AARCH64, EB_ARCH_RISCV64, EB_ARCH_COUNT };
 
 struct eb_cpu {
   enum eb_arch arch;
@@ -27,5 +27,16 @@ int eb_feature_bit(enum eb_arch arch, const char *name);
  * restore. */
 uint64_t eb_float_enter(void);
 void eb_float_leave(uint64_t saved);
+
+/* Tells the processor that this is a loop that waits. */
+static inline void eb_cpu_pause(void) {
+#if defined(__x86_64__)
+  __builtin_ia32_pause();
+#elif defined(__aarch64__)
+  __asm__ volatile("yield");
+#else
+  __asm__ volatile(".insn 0x0100000f"); /* pause; processors without Zihintpause take it for a fence of nothing */
+#endif
+}
 
 #endif

@@ -8,25 +8,17 @@
 #include "plan.h"
 #include "pool.h"
 #include "program.h"
-
-/* Waking threads costs tens of microseconds, more than a small model takes. So the first runs take turns with and
- * without them, and the faster way is kept; the results are the same. */
-#define TRIAL_RUNS 6
-
-struct trial {
-  uint32_t runs;
-  uint64_t best_ns[2]; /* alone, with all threads */
-};
+#include "trial.h"
 
 struct eb_model {
   struct eb_bundle bundle;
   struct eb_info info;
   struct eb_pool pool;
-  struct trial trial;
+  struct eb_trial trial;
   struct eb_program program;
   struct eb_plan plan;
   struct eb_arena head;   /* this struct */
-  struct eb_arena tables; /* plan.bin, steps, arguments, inputs, outputs */
+  struct eb_arena tables; /* steps and their times, arguments, inputs, outputs */
   struct eb_arena memory; /* the model's arena and the threads' scratch */
   const uint8_t *weights;
   struct eb_step *steps;
@@ -46,42 +38,25 @@ static void fill_info(struct eb_info *info, const struct eb_bundle *bundle) {
       .trigger = manifest->trigger,
       .trigger_value = manifest->trigger_value,
       .speed_only = manifest->speed_only,
+      .checked = manifest->checked,
       .file_count = manifest->file_count,
   };
   memcpy(info->signer, bundle->signer, sizeof info->signer);
 }
 
-static size_t tables_size(const struct eb_plan *plan, size_t plan_size) {
-  return eb_align_up(plan_size) + eb_align_up(plan->op_count * sizeof(struct eb_step)) +
+static size_t tables_size(const struct eb_plan *plan) {
+  return eb_align_up(plan->op_count * sizeof(struct eb_step)) +
+         eb_align_up(plan->op_count * sizeof(struct eb_step_times)) +
          eb_align_up((plan->arg_count + EB_ARGS_MAX) * sizeof(void *)) +
          eb_align_up(plan->input_count * sizeof(struct eb_tensor)) +
          eb_align_up(plan->output_count * sizeof(struct eb_tensor));
 }
 
-/* Checks plan.bin in a private copy: the file could change between the hash and this. */
-static eb_status open_plan(struct eb_model *model, const struct eb_cpu *cpu, eb_error *error) {
-  eb_bytes file = eb_bundle_file(&model->bundle, "plan.bin");
+static eb_status open_plan(struct eb_model *model, eb_error *error) {
   eb_bytes weights = eb_bundle_file(&model->bundle, "weights.bin");
-  struct eb_arena copy;
-  eb_status status = eb_arena_open(&copy, file.size, error);
-  if (status) return status;
-  memcpy(copy.base, file.data, file.size);
-  uint8_t digest[EB_SHA256_BYTES];
-  eb_sha256(cpu->sha256, copy.base, file.size, digest);
-  if (memcmp(digest, eb_manifest_file(&model->bundle.manifest, "plan.bin")->sha256, sizeof digest) != 0) {
-    status = eb_fail(error, EB_REFUSED, "somebody writes to the bundle while it is loaded; use a copy of your own",
-                     "plan.bin changed while it was loaded");
-  }
-  if (!status) status = eb_plan_open(&model->plan, (eb_bytes){copy.base, file.size}, weights.size, error);
-  if (!status) status = eb_arena_open(&model->tables, tables_size(&model->plan, file.size), error);
-  if (!status) {
-    uint8_t *plan_bytes = eb_arena_take(&model->tables, file.size);
-    memcpy(plan_bytes, copy.base, file.size);
-    model->plan.data = plan_bytes;
-    model->weights = weights.data;
-  }
-  eb_arena_close(&copy);
-  return status;
+  model->weights = weights.data;
+  eb_status status = eb_plan_open(&model->plan, eb_bundle_file(&model->bundle, "plan.bin"), weights.size, error);
+  return status ? status : eb_arena_open(&model->tables, tables_size(&model->plan), error);
 }
 
 static eb_status check_kernels(const struct eb_model *model, eb_error *error) {
@@ -98,13 +73,14 @@ static eb_status open_program(struct eb_model *model, const struct eb_cpu *cpu, 
   const struct eb_file *file = eb_manifest_file(manifest, "program.so");
   eb_status status = eb_program_open(&model->program, eb_bundle_file(&model->bundle, "program.so"), file->sha256,
                                      manifest->needs, cpu, error);
+  eb_bundle_drop(&model->bundle, file);
   return status ? status : check_kernels(model, error);
 }
 
 /* The arena, then one scratch area for each thread. */
 static eb_status open_memory(struct eb_model *model, uint32_t threads, eb_error *error) {
   size_t scratch = model->plan.scratch_bytes;
-  eb_status status = eb_arena_open(&model->memory, model->plan.arena_bytes + threads * scratch, error);
+  eb_status status = eb_arena_open_whole(&model->memory, model->plan.arena_bytes + threads * scratch, error);
   if (status) return status;
   return eb_pool_start(&model->pool, threads, model->memory.base + model->plan.arena_bytes, scratch, error);
 }
@@ -126,8 +102,11 @@ static void make_steps(struct eb_model *model) {
     model->steps[i] = (struct eb_step){.kernel = model->program.table->kernels[op.kernel],
                                        .args = args + op.first_arg,
                                        .work = (int32_t)op.work,
-                                       .pieces = eb_pool_pieces(&model->pool, op.work, op.grain)};
+                                       .grain = (int32_t)op.grain};
+    model->steps[i].pieces = eb_pool_pieces(&model->pool, model->steps[i].work, model->steps[i].grain, UINT64_MAX);
   }
+  struct eb_step_times *times = eb_arena_take(&model->tables, plan->op_count * sizeof *times);
+  eb_trial_open(&model->trial, &model->pool, model->steps, plan->op_count, times);
 }
 
 /* Manifest and plan must agree; the shape is the manifest's, the memory the plan's. */
@@ -155,14 +134,15 @@ static eb_status make_ports(struct eb_model *model, const char *side, const stru
   return EB_OK;
 }
 
-static eb_status load(struct eb_model *model, eb_bytes bundle, eb_bytes trust, uint32_t threads, eb_error *error) {
+static eb_status load(struct eb_model *model, const eb_feed *bundle, eb_bytes trust, uint32_t threads,
+                      enum eb_keep keep, eb_error *error) {
   const struct eb_manifest *manifest = &model->bundle.manifest;
   struct eb_cpu cpu;
   eb_cpu_detect(&cpu);
-  eb_status status = eb_bundle_verify(&model->bundle, bundle, trust, &cpu, error);
+  eb_status status = eb_bundle_read(&model->bundle, bundle, trust, &cpu, keep, error);
   if (status) return status;
   fill_info(&model->info, &model->bundle);
-  status = open_plan(model, &cpu, error);
+  status = open_plan(model, error);
   if (!status) status = open_program(model, &cpu, error);
   if (!status) status = open_memory(model, threads, error);
   if (status) return status;
@@ -183,18 +163,16 @@ static eb_status new_model(struct eb_model **model, eb_error *error) {
   return EB_OK;
 }
 
-eb_status eb_load(eb_bytes bundle, eb_bytes trust, uint32_t threads, eb_model **model, eb_error *error) {
+eb_status eb_load(const eb_feed *bundle, eb_bytes trust, uint32_t threads, bool golden, eb_model **model,
+                  eb_error *error) {
   *model = NULL;
   if (threads < 1 || threads > EB_THREADS_MAX) {
     return eb_fail(error, EB_INPUT, "give a number from 1 to 64", "%u threads", threads);
   }
-  if ((uintptr_t)bundle.data % EB_ALIGN) {
-    return eb_fail(error, EB_INPUT, "map the file with mmap", "the bundle is not aligned to 64 bytes");
-  }
   struct eb_model *made = NULL;
   eb_status status = new_model(&made, error);
   if (status) return status;
-  status = load(made, bundle, trust, threads, error);
+  status = load(made, bundle, trust, threads, golden ? EB_KEEP_GOLDEN : EB_KEEP_PROGRAM, error);
   if (status) {
     eb_free(made);
     return status;
@@ -203,13 +181,14 @@ eb_status eb_load(eb_bytes bundle, eb_bytes trust, uint32_t threads, eb_model **
   return EB_OK;
 }
 
-eb_status eb_verify(eb_bytes bundle, eb_bytes trust, eb_model **model, eb_error *error) {
+eb_status eb_verify(const eb_feed *bundle, eb_bytes trust, eb_model **model, eb_error *error) {
+  *model = NULL;
   struct eb_cpu cpu;
   eb_cpu_detect(&cpu);
   struct eb_model *made = NULL;
   eb_status status = new_model(&made, error);
   if (status) return status;
-  status = eb_bundle_verify(&made->bundle, bundle, trust, &cpu, error);
+  status = eb_bundle_read(&made->bundle, bundle, trust, &cpu, EB_KEEP_NONE, error);
   if (status) {
     eb_free(made);
     return status;
@@ -225,6 +204,7 @@ void eb_free(eb_model *model) {
   eb_program_close(&model->program);
   eb_arena_close(&model->memory);
   eb_arena_close(&model->tables);
+  eb_bundle_close(&model->bundle);
   struct eb_arena head = model->head;
   eb_arena_close(&head);
 }
@@ -235,31 +215,9 @@ static uint64_t now_ns(void) {
   return (uint64_t)now.tv_sec * 1000000000u + (uint64_t)now.tv_nsec;
 }
 
-static void run_steps(struct eb_model *model, bool together) {
-  const struct eb_step *end = model->steps + model->plan.op_count;
-  for (const struct eb_step *step = model->steps; step != end; step++) eb_pool_run(&model->pool, step, together);
-}
-
-/* The even trial runs use the threads: a large model's first result should not wait. */
-static void run_trial(struct eb_model *model) {
-  bool together = model->trial.runs++ % 2 == 0;
-  uint64_t start = now_ns();
-  run_steps(model, together);
-  uint64_t elapsed = now_ns() - start, *best = &model->trial.best_ns[together];
-  if (*best == 0 || elapsed < *best) *best = elapsed;
-}
-
-static bool together_is_faster(const struct eb_model *model) {
-  return model->pool.thread_count > 1 && model->trial.best_ns[1] < model->trial.best_ns[0];
-}
-
 void eb_run(eb_model *model) {
   uint64_t environment = eb_float_enter();
-  if (model->pool.thread_count > 1 && model->trial.runs < TRIAL_RUNS) {
-    run_trial(model);
-  } else {
-    run_steps(model, together_is_faster(model));
-  }
+  eb_trial_run(&model->trial);
   eb_float_leave(environment);
 }
 
@@ -298,6 +256,10 @@ const eb_tensor *eb_output(const eb_model *model, uint32_t index) {
 
 eb_bytes eb_file(const eb_model *model, const char *path) {
   return eb_bundle_file(&model->bundle, path);
+}
+
+void eb_drop_golden(eb_model *model) {
+  eb_bundle_drop_golden(&model->bundle);
 }
 
 uint32_t eb_op_count(const eb_model *model) {

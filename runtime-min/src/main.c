@@ -6,7 +6,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/mman.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -34,38 +33,23 @@ static void print_error(const struct eb_options *options, const eb_error *error)
   eb_json_flush(&err);
 }
 
-/* Reads until `size` bytes are there; 0, or the reason why not. */
-static int read_whole(int fd, uint8_t *data, size_t size) {
-  for (size_t done = 0; done < size;) {
-    ssize_t got = read(fd, data + done, size - done);
-    if (got < 0 && errno == EINTR) continue;
-    if (got <= 0) return got < 0 ? errno : ENODATA;
-    done += (size_t)got;
+/* A feed of the file whose descriptor `context` points to. */
+static ssize_t read_file(void *context, void *data, size_t size) {
+  for (;;) {
+    ssize_t got = read(*(int *)context, data, size);
+    if (got >= 0) return got;
+    if (errno != EINTR) return -errno;
   }
-  return 0;
 }
 
-/* The whole file in private, read-only memory: what was verified stays what runs, whoever writes to the file meanwhile; a
- * mapping of the file would show later writes, and raise SIGBUS where it was cut. */
-static eb_status load_file(const char *path, eb_bytes *bytes, eb_error *error) {
+static eb_status open_bundle(const char *path, int *fd, eb_error *error) {
   struct stat info;
-  int fd = open(path, O_RDONLY | O_CLOEXEC);
-  if (fd < 0) return eb_fail(error, EB_IO, EB_HINT_PATH, "cannot open %s: %s", path, strerror(errno));
-  int failure = fstat(fd, &info) < 0 ? errno : !S_ISREG(info.st_mode) ? EINVAL : info.st_size == 0 ? ENODATA : 0;
-  void *data = MAP_FAILED;
-  size_t size = failure ? 0 : (size_t)info.st_size;
-  if (!failure) {
-    data = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_POPULATE, -1, 0);
-    failure = data == MAP_FAILED ? errno : read_whole(fd, data, size);
-    if (!failure && mprotect(data, size, PROT_READ) < 0) failure = errno;
-  }
-  close(fd);
-  if (failure) {
-    if (data != MAP_FAILED) munmap(data, size);
-    return eb_fail(error, EB_IO, "a bundle is a regular file", "cannot load %s: %s", path, strerror(failure));
-  }
-  *bytes = (eb_bytes){data, size};
-  return EB_OK;
+  *fd = open(path, O_RDONLY | O_CLOEXEC);
+  if (*fd < 0) return eb_fail(error, EB_IO, EB_HINT_PATH, "cannot open %s: %s", path, strerror(errno));
+  int failure = fstat(*fd, &info) < 0 ? errno : !S_ISREG(info.st_mode) ? EINVAL : info.st_size == 0 ? ENODATA : 0;
+  if (!failure) return EB_OK;
+  close(*fd);
+  return eb_fail(error, EB_IO, "a bundle is a regular file", "cannot load %s: %s", path, strerror(failure));
 }
 
 /* Where trusted keys are looked for: the option, else the variable, else the user's file, else the system's. */
@@ -116,7 +100,7 @@ static eb_status finish_output(eb_error *error) {
   return eb_fail(error, EB_IO, "free some space", "cannot write to standard output: %s", strerror(out.failure));
 }
 
-static eb_status run_verify(const struct eb_options *options, eb_bytes bundle, eb_bytes trust, eb_error *error) {
+static eb_status run_verify(const struct eb_options *options, const eb_feed *bundle, eb_bytes trust, eb_error *error) {
   eb_model *model;
   eb_status status = eb_verify(bundle, trust, &model, error);
   if (status) return status;
@@ -142,9 +126,23 @@ static eb_status run_check(const struct eb_options *options, eb_model *model, eb
   return EB_OK;
 }
 
+/* A bundle that the build machine could not run shows here, before its first result, that it computes what it should.
+ */
+static eb_status check_first(eb_model *model, eb_error *error) {
+  uint64_t samples;
+  if (eb_model_info(model)->checked) return EB_OK;
+  eb_status status = eb_check(model, &samples, error);
+  eb_drop_golden(model);
+  if (status != EB_CHECK) return status;
+  eb_error found = *error;
+  return eb_fail(error, EB_CHECK, found.hint, "refused: the bundle's first run anywhere is not right: %.300s",
+                 found.message);
+}
+
 static eb_status run_frames(const struct eb_options *options, eb_model *model, uint32_t threads, eb_error *error) {
   struct eb_runner runner = {.model = model, .options = options, .threads = threads, .out = &out};
   eb_status status = eb_runner_open(&runner, error);
+  if (!status) status = check_first(model, error);
   if (!status) {
     status = eb_runner_run(&runner, error);
     eb_runner_report(&runner, &err);
@@ -153,17 +151,26 @@ static eb_status run_frames(const struct eb_options *options, eb_model *model, u
   return status;
 }
 
+static eb_status load_bundle(const struct eb_options *options, eb_bytes trust, eb_model **model, uint32_t threads,
+                             eb_error *error) {
+  int fd;
+  eb_status status = open_bundle(options->bundle, &fd, error);
+  if (status) return status;
+  eb_feed feed = {.read = read_file, .context = &fd};
+  status = options->verify ? run_verify(options, &feed, trust, error)
+                           : eb_load(&feed, trust, threads, options->check, model, error);
+  close(fd);
+  return status;
+}
+
 static eb_status run_bundle(const struct eb_options *options, eb_error *error) {
   static uint8_t trust_buffer[EB_TRUST_BYTES_MAX + 1];
-  eb_bytes bundle, trust;
-  eb_status status = load_file(options->bundle, &bundle, error);
-  if (!status) status = read_trust(options, trust_buffer, &trust, error);
-  if (status) return status;
-  if (options->verify) return run_verify(options, bundle, trust, error);
   uint32_t threads = thread_count(options);
+  eb_bytes trust;
   eb_model *model;
-  status = eb_load(bundle, trust, threads, &model, error);
-  if (status) return status;
+  eb_status status = read_trust(options, trust_buffer, &trust, error);
+  if (!status) status = load_bundle(options, trust, &model, threads, error);
+  if (status || options->verify) return status;
   status = options->check ? run_check(options, model, error) : run_frames(options, model, threads, error);
   eb_free(model);
   return status;

@@ -169,6 +169,13 @@ static eb_status read_quality(struct lines *lines, struct eb_manifest *manifest)
   return next_line(lines);
 }
 
+static eb_status read_checked(struct lines *lines, struct eb_manifest *manifest) {
+  manifest->checked = !line_is(lines, "checked");
+  if (manifest->checked) return EB_OK;
+  if (lines->count != 2 || strcmp(lines->field[1], "no") != 0) return bad_line(lines, "expected `checked no`");
+  return next_line(lines);
+}
+
 static eb_status read_trigger(struct lines *lines, struct eb_manifest *manifest) {
   static const char *const kinds[] = {"none", "camera", "timer"};
   if (line_is(lines, "trigger") && lines->count >= 2) {
@@ -279,6 +286,7 @@ static eb_status read_all(struct lines *lines, struct eb_manifest *manifest) {
   if (!status) status = read_needs(lines, manifest);
   if (!status) status = read_count(lines, "abi", &manifest->abi);
   if (!status) status = read_quality(lines, manifest);
+  if (!status) status = read_checked(lines, manifest);
   if (!status) status = read_word(lines, "function", is_identifier, &manifest->function);
   if (!status) status = read_trigger(lines, manifest);
   if (!status && line_is(lines, "timeout-ms")) status = read_count(lines, "timeout-ms", &manifest->timeout_ms);
@@ -307,7 +315,8 @@ const struct eb_file *eb_manifest_file(const struct eb_manifest *manifest, const
 }
 
 eb_status eb_manifest_fits(const struct eb_manifest *manifest, const struct eb_cpu *cpu, eb_error *error) {
-  static const char other_target[] = "compile the recipe for this kind of device: edgebuild compile --target NAME; edgebuild targets lists them";
+  static const char other_target[] =
+      "compile the recipe for this kind of device: edgebuild compile --target NAME; edgebuild targets lists them";
   if (manifest->arch != cpu->arch) {
     return eb_fail(error, EB_UNSUPPORTED, other_target, "the bundle is for %s, this machine is %s",
                    eb_arch_name(manifest->arch), eb_arch_name(cpu->arch));

@@ -43,6 +43,7 @@ struct eb_manifest {
   eb_trigger trigger;
   uint32_t trigger_value;
   bool speed_only;
+  bool checked; /* the build machine saw the golden outputs come out */
   uint32_t input_count;
   uint32_t output_count;
   uint32_t file_count;

@@ -12,7 +12,8 @@
 #define PIECES_PER_THREAD 4u /* so that a slow or preempted core delays the others little */
 #define PIECE_BITS 16
 #define PIECE_MASK ((UINT64_C(1) << PIECE_BITS) - 1)
-#define SPIN_NS 40000 /* waking a sleeper costs about as much */
+#define SPIN_NS 40000      /* waking a sleeper costs about as much */
+#define SPIN_RUN_NS 400000 /* the same in the middle of a run, while the caller is busy with an operator of its own */
 
 static void futex_wait(atomic_uint *word, unsigned expected) {
   syscall(SYS_futex, word, FUTEX_WAIT_PRIVATE, expected, NULL, NULL, 0);
@@ -20,14 +21,6 @@ static void futex_wait(atomic_uint *word, unsigned expected) {
 
 static void futex_wake_all(atomic_uint *word) {
   syscall(SYS_futex, word, FUTEX_WAKE_PRIVATE, INT_MAX, NULL, NULL, 0);
-}
-
-static void pause_cpu(void) {
-#if defined(__x86_64__)
-  __builtin_ia32_pause();
-#else
-  __asm__ volatile("yield");
-#endif
 }
 
 static int64_t now_ns(void) {
@@ -60,15 +53,16 @@ static bool has_work(struct eb_pool *pool) {
   return (atomic_load(&pool->ticket) & PIECE_MASK) || atomic_load(&pool->stopping);
 }
 
-/* Looks for work for SPIN_NS; false when there was none. */
+/* Looks for work for a while; false when there was none. */
 static bool spin_for_work(struct eb_pool *pool) {
-  int64_t end = now_ns() + SPIN_NS;
+  int64_t start = now_ns(), spun;
   do {
     for (int i = 0; i < 32; i++) {
       if (has_work(pool)) return true;
-      pause_cpu();
+      eb_cpu_pause();
     }
-  } while (now_ns() < end);
+    spun = now_ns() - start;
+  } while (spun < (atomic_load_explicit(&pool->running, memory_order_relaxed) ? SPIN_RUN_NS : SPIN_NS));
   return false;
 }
 
@@ -108,7 +102,7 @@ static void publish(struct eb_pool *pool, const struct eb_step *step) {
 static void wait_until_done(struct eb_pool *pool, unsigned pieces) {
   int64_t end = 0;
   for (unsigned spins = 1; atomic_load_explicit(&pool->done, memory_order_acquire) != pieces; spins++) {
-    pause_cpu();
+    eb_cpu_pause();
     if (spins % 32) continue;
     if (!end) end = now_ns() + SPIN_NS;
     if (now_ns() < end) continue;
@@ -129,10 +123,20 @@ void eb_pool_run(struct eb_pool *pool, const struct eb_step *step, bool together
   wait_until_done(pool, (unsigned)step->pieces);
 }
 
-int32_t eb_pool_pieces(const struct eb_pool *pool, uint32_t work, uint32_t grain) {
-  uint32_t most = work / grain, wanted = pool->thread_count * PIECES_PER_THREAD;
-  if (pool->thread_count == 1 || most < 2) return 1;
-  return (int32_t)(most < wanted ? most : wanted);
+void eb_pool_begin(struct eb_pool *pool) {
+  atomic_store_explicit(&pool->running, true, memory_order_relaxed);
+  wake_sleepers(pool);
+}
+
+void eb_pool_end(struct eb_pool *pool) {
+  atomic_store_explicit(&pool->running, false, memory_order_relaxed);
+}
+
+int32_t eb_pool_pieces(const struct eb_pool *pool, int32_t work, int32_t grain, uint64_t most) {
+  uint64_t threads = pool->thread_count, possible = (uint64_t)(work / grain), wanted = threads * PIECES_PER_THREAD;
+  if (threads == 1 || possible < 2) return 1;
+  if (wanted > most) wanted = most > threads ? most : threads;
+  return (int32_t)(possible < wanted ? possible : wanted);
 }
 
 eb_status eb_pool_start(struct eb_pool *pool, uint32_t threads, uint8_t *scratch, size_t scratch_bytes,

@@ -13,7 +13,9 @@ struct eb_step {
   eb_kernel_fn kernel;
   void *const *args;
   int32_t work;
+  int32_t grain;
   int32_t pieces; /* 1: runs on the calling thread alone */
+  bool shared;    /* faster with all threads */
 };
 
 struct eb_pool;
@@ -35,6 +37,7 @@ struct eb_pool {
   _Alignas(64) atomic_uint wake; /* a futex: changes when sleepers must look again */
   atomic_uint sleepers;          /* somebody sleeps, or is about to */
   atomic_bool stopping;
+  atomic_bool running; /* more operators are about to come */
   uint32_t thread_count;
   uint32_t started;
   struct eb_worker worker[EB_THREADS_MAX]; /* 0 is the caller's */
@@ -44,8 +47,12 @@ struct eb_pool {
 eb_status eb_pool_start(struct eb_pool *pool, uint32_t threads, uint8_t *scratch, size_t scratch_bytes,
                         eb_error *error);
 
-/* In how many pieces an operator runs here. */
-int32_t eb_pool_pieces(const struct eb_pool *pool, uint32_t work, uint32_t grain);
+/* In how many pieces an operator runs here: at most `most`, but one for each thread where its work allows that. */
+int32_t eb_pool_pieces(const struct eb_pool *pool, int32_t work, int32_t grain, uint64_t most);
+
+/* Steps are about to be run: wakes the threads, and keeps them awake for a while until eb_pool_end. */
+void eb_pool_begin(struct eb_pool *pool);
+void eb_pool_end(struct eb_pool *pool);
 
 /* Runs a step, by all threads or by the caller alone; all of its pieces are done on return. */
 void eb_pool_run(struct eb_pool *pool, const struct eb_step *step, bool together);

@@ -1,5 +1,7 @@
 #include "sha256_block.h"
 
+#ifdef EB_SHA256_BLOCKS
+
 static const uint32_t round_constants[64] = {
     0x428a2f98, 0x71374491, 0xb5c0fbcf, 0xe9b5dba5, 0x3956c25b, 0x59f111f1, 0x923f82a4, 0xab1c5ed5,
     0xd807aa98, 0x12835b01, 0x243185be, 0x550c7dc3, 0x72be5d74, 0x80deb1fe, 0x9bdc06a7, 0xc19bf174,
@@ -75,4 +77,5 @@ SHA2_TARGET void eb_sha256_blocks(uint32_t state[8], const uint8_t *data, size_t
   vst1q_u32(state + 4, efgh);
 }
 
+#endif
 #endif

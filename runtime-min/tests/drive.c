@@ -30,10 +30,19 @@ static eb_bytes read_file(const char *path) {
   return (eb_bytes){data, size};
 }
 
+static ssize_t read_bytes(void *context, void *data, size_t size) {
+  eb_bytes *left = context;
+  size_t count = size < left->size ? size : left->size;
+  if (count) memcpy(data, left->data, count);
+  *left = (eb_bytes){(const uint8_t *)left->data + count, left->size - count};
+  return (ssize_t)count;
+}
+
 /* Loads and, when that works, runs a bundle with inputs of zeros. */
 static eb_status load_and_run(eb_bytes bundle, eb_bytes trust, uint32_t threads, eb_error *error) {
   eb_model *model;
-  eb_status status = eb_load(bundle, trust, threads, &model, error);
+  eb_feed feed = {.read = read_bytes, .context = &bundle};
+  eb_status status = eb_load(&feed, trust, threads, false, &model, error);
   if (status) return status;
   for (int run = 0; run < 3; run++) eb_run(model);
   eb_free(model);
@@ -72,7 +81,8 @@ static int flip(char **argv) {
 
 static eb_status verify(eb_bytes bundle, eb_bytes trust, eb_error *error) {
   eb_model *model;
-  eb_status status = eb_verify(bundle, trust, &model, error);
+  eb_feed feed = {.read = read_bytes, .context = &bundle};
+  eb_status status = eb_verify(&feed, trust, &model, error);
   if (!status) eb_free(model);
   return status;
 }

@@ -27,9 +27,11 @@ int main(void) {
   if (eb_pool_start(&pool, THREADS, scratch, SCRATCH, &error)) return puts(error.message), 1;
   void *const args[] = {seen};
   for (int round = 0; round < ROUNDS; round++) {
-    uint32_t grain = (uint32_t)(1 + round % 400);
-    struct eb_step step = {.kernel = count, .args = args, .work = UNITS, .pieces = eb_pool_pieces(&pool, UNITS, grain)};
-    if ((uint32_t)(UNITS / step.pieces) < grain) return puts("a piece is smaller than the grain"), 1;
+    int32_t grain = 1 + round % 400;
+    uint64_t most = round % 3 ? UINT64_MAX : (uint64_t)round % 9;
+    struct eb_step step = {.kernel = count, .args = args, .work = UNITS, .grain = grain};
+    step.pieces = eb_pool_pieces(&pool, UNITS, grain, most);
+    if (UNITS / step.pieces < grain) return puts("a piece is smaller than the grain"), 1;
     rest(round);
     eb_pool_run(&pool, &step, round % 7 != 0);
     for (int i = 0; i < UNITS; i++) {

@@ -92,6 +92,8 @@ def test_a_changed_text_is_refused_or_means_something_else(made: Manifest, data:
         ("needs avx2 fma", "needs", "needs must be"),
         ("abi 1", "abi 2", "kernel ABI 2; this edgebuild knows 1"),
         ("quality trained", "quality good", "quality must be one of"),
+        ("quality trained", "quality trained\nchecked yes", "checked must be one of no"),
+        ("quality trained", "checked no\nquality trained", "expected `quality`"),
         ("trigger camera 15", "trigger camera", "trigger must be"),
         ("trigger camera 15", "trigger none 1", "trigger must be"),
         ("timeout-ms 500", "timeout-ms 0", "is not a number"),
@@ -122,6 +124,14 @@ def test_one_way_of_being_wrong(sample, old: str, new: str, message: str) -> Non
     assert data.count(old.encode()) == 1
     with pytest.raises(BundleError, match=message.replace("(", r"\(")):
         manifest.parse(data.replace(old.encode(), new.encode()))
+
+
+def test_a_bundle_that_no_machine_has_run(sample) -> None:
+    unchecked = dataclasses.replace(sample.manifest, checked=False)
+    data = manifest.serialize(unchecked)
+    assert b"quality trained\nchecked no\n" in data
+    assert manifest.parse(data) == unchecked
+    assert b"checked" not in manifest.serialize(sample.manifest)
 
 
 def test_an_upper_case_digest_is_refused(sample) -> None:

@@ -25,6 +25,22 @@ def test_another_cpu_needs_qemu(monkeypatch: pytest.MonkeyPatch) -> None:
     assert reason == "qemu-aarch64 is not installed (Debian: apt-get install qemu-user)"
 
 
+def test_vectors_are_emulated_as_wide_as_the_target_says() -> None:
+    target = load_target("riscv64-v")
+    prefix, reason = runner.prefix_for(target)
+    assert prefix is not None, reason
+    assert prefix[1:3] == ("-cpu", "rv64,v=true,vext_spec=v1.0,vlen=128,elen=64")
+    wide, _ = runner.prefix_for(dataclasses.replace(target, features=("v", "zvl256b")))
+    assert wide is not None
+    assert "vlen=256" in wide[2]
+    assert "-cpu" not in (runner.prefix_for(load_target("riscv64-generic"))[0] or ())
+
+
+def test_what_the_emulator_hides_is_not_checked_here() -> None:
+    target = dataclasses.replace(load_target("riscv64-v"), features=("zba", "zbb", "v"))
+    assert runner.prefix_for(target) == (None, "qemu-riscv64 does not tell programs that it has zba, zbb")
+
+
 def test_an_older_cpu_of_the_same_kind(monkeypatch: pytest.MonkeyPatch) -> None:
     target = load_target("x86_64-avx2")
     older = ("x86_64", tuple(feature for feature in target.features if feature not in ("avx2", "fma")))

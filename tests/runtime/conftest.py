@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 import tiny
-from machine import FUZZERS, HOST, QEMU_AARCH64, Machine
+from machine import FUZZERS, HOST, QEMU_AARCH64, QEMU_RISCV64, Machine
 
 from edgebuild.stages.runtime import build_runtime, runtime_binary, sanitized_build
 
@@ -20,10 +20,16 @@ def aarch64(tmp_path: Path) -> Machine:
     return Machine(runtime_binary("aarch64-linux-gnu"), tmp_path, QEMU_AARCH64)
 
 
+@pytest.fixture
+def riscv64(tmp_path: Path) -> Machine:
+    """The release build for riscv64, emulated without vectors."""
+    return Machine(runtime_binary("riscv64-linux-gnu"), tmp_path, QEMU_RISCV64)
+
+
 @pytest.fixture(scope="session")
 def sanitized() -> Path:
     """A folder of programs with ASan and UBSan: edgebuild-run, test drivers, fuzzers."""
-    tests = ("edgebuild-run", "drive", "test_sha256", "test_pool")
+    tests = ("edgebuild-run", "drive", "test_sha256", "test_pool", "test_trial")
     return build_runtime(sanitized_build(targets=(*tests, *(f"fuzz_{name}" for name in FUZZERS))))
 
 

@@ -12,7 +12,7 @@ from edgebuild.core.resources import resource
 from edgebuild.stages import runtime
 from edgebuild.stages.runtime import build_runtime, release_build, runtime_binary
 
-TRIPLES = ("x86_64-linux-gnu", "aarch64-linux-gnu")
+TRIPLES = ("x86_64-linux-gnu", "aarch64-linux-gnu", "riscv64-linux-gnu")
 SIZE_BUDGET = 400_000
 GLIBC = (2, 28)
 
@@ -23,6 +23,7 @@ LAYERS = (
     {"manifest", "minisign"},
     {"bundle"},
     {"plan", "program", "pool"},
+    {"trial"},
     {"engine"},
     {"stream", "json", "latency"},
     {"source", "source_npy", "source_ppm", "source_rgb", "source_y4m"},

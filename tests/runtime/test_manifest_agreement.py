@@ -82,6 +82,7 @@ def changed_values(text: str) -> Iterator[str]:
         ("output mean float32", [*NAMES[:3], "uint8", "int8", "int16", "float16", "float64", "bool", "string"]),
         ("uint8 6 8 3", NUMBERS),
         ("quality trained", ["speed-only", "good", "Trained"]),
+        ("quality trained", [f"trained\nchecked {value}" for value in ("no", "yes", "", "no no", "No")]),
         ("camera 15", ["1 1", ""]),
     ):
         field = key.rsplit(" ", 1)[0]
@@ -94,7 +95,8 @@ def changed_values(text: str) -> Iterator[str]:
         yield text.replace("camera 15", trigger, 1)
     for feature in ("amx9", "avx2", "neon", "avx2 fma", "fma avx2", "avx2 avx2", "avx2 amx9", "AVX2", "", "x" * 64):
         yield text.replace("abi 1", f"needs {feature}\nabi 1", 1)
-    yield text.replace(f"arch {HOST}", "arch riscv64")
+    for arch in ("mips", "riscv32", "riscv64", "riscv64\nneeds zba v", "riscv64\nneeds v zba"):
+        yield text.replace(f"arch {HOST}", f"arch {arch}")
     yield text.replace(f"arch {HOST}", "arch " + ("aarch64" if HOST == "x86_64" else "x86_64"))
 
 

@@ -1,12 +1,13 @@
 """What edgebuild-run refuses. Every test first shows that the untouched bundle passes its check."""
 
+import json
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import tiny
-from machine import HOST, QEMU_AARCH64, Machine
+from machine import HOST, QEMU_AARCH64, QEMU_RISCV64, Machine
 
 OK, INPUT, REFUSED, CHECK, UNSUPPORTED, IO = range(6)
 OTHER_KEY = tiny.Key.new(2)
@@ -167,10 +168,25 @@ def test_missing_feature(aarch64: Machine, program: Callable[..., bytes]) -> Non
     refused(old, newer.build(), UNSUPPORTED, "the bundle needs the CPU feature dotprod, which this machine lacks")
 
 
+def test_missing_vectors(riscv64: Machine, program: Callable[..., bytes]) -> None:
+    runs(riscv64, tiny.Bundle(program("riscv64"), arch="riscv64"))
+    with_vectors = tiny.Bundle(program("riscv64", needs=1 << 4), arch="riscv64", needs="v")
+    refused(riscv64, with_vectors.build(), UNSUPPORTED, "the bundle needs the CPU feature v, which this machine lacks")
+    wide = tiny.Bundle(program("riscv64", needs=0b11 << 4), arch="riscv64", needs="v zvl256b")
+    for bits, other in ((128, "zvl256b"), (256, None)):
+        cpu = ("-cpu", f"rv64,v=true,vext_spec=v1.0,vlen={bits},elen=64")
+        machine = Machine(riscv64.program, riscv64.folder, (*QEMU_RISCV64, *cpu))
+        runs(machine, with_vectors)
+        if other:
+            refused(machine, wide.build(), UNSUPPORTED, f"the bundle needs the CPU feature {other}, which this machine")
+        else:
+            runs(machine, wide)
+
+
 @pytest.mark.skipif(HOST != "x86_64", reason="x86 feature names")
 def test_every_feature_that_the_kernel_reports(checked: Machine, program: Callable[..., bytes]) -> None:
     names = ["avx2", "fma", "bmi", "bmi2", "f16c", "lzcnt", "movbe"]
-    names += [f"avx512{part}" for part in ("f", "bw", "cd", "dq", "vl", "vnni")] + ["avxvnni"]
+    names += [f"avx512{part}" for part in ("f", "bw", "cd", "dq", "vl", "vnni")] + ["avxvnni", "avx512vbmi"]
     kernel_names = {"bmi": "bmi1", "lzcnt": "abm", "avx512vnni": "avx512_vnni", "avxvnni": "avx_vnni"}
     flags = Path("/proc/cpuinfo").read_text().split("flags", 1)[1].split("\n", 1)[0].split()
     present = [name for name in names if kernel_names.get(name, name) in flags]
@@ -221,6 +237,8 @@ def test_program_that_does_not_fit(checked: Machine, bundle: tiny.Bundle, progra
         ("release 1", "release 99999999999999999999999", "line 5: expected a number"),
         ("release 1\n", "", "line 5: expected `release`"),
         ("trained", "good", "line 8: unknown quality"),
+        ("trained\n", "trained\nchecked yes\n", "line 9: expected `checked no`"),
+        ("trained\n", "trained\nchecked no\nchecked no\n", "line 10: expected `function`"),
         ("trigger camera 15", "trigger http 80", "line 10: expected `trigger"),
         ("timeout-ms 500", "timeout-ms  500", "the manifest is not text in canonical form"),
         ("timeout-ms 500", "timeout-ms 500 ", "the manifest is not text in canonical form"),
@@ -260,6 +278,40 @@ def test_golden_outputs_that_differ(checked: Machine, bundle: tiny.Bundle) -> No
     data = bundle.but(golden={"golden/out-0.npy": tiny.npy(outputs["pixels"])}).build()
     message = f"output pixels differs in golden sample 1 at element 4: expected {right ^ 0x55}, found {right}"
     refused(checked, data, CHECK, message)
+
+
+def wrong_golden() -> dict[str, bytes]:
+    """Golden outputs of which the last sample is not what the function computes."""
+    pixels = tiny.reference(tiny.golden_frames())["pixels"]
+    pixels[-1, 0, 0, 0] ^= 1
+    return {"golden/out-0.npy": tiny.npy(pixels)}
+
+
+@pytest.mark.parametrize("threads", ["1", "3"])
+def test_a_bundle_that_no_machine_has_run(checked: Machine, bundle: tiny.Bundle, threads: str) -> None:
+    """It runs its golden samples before it gives the first result; one that was checked does not."""
+    frames = checked.write("frames.npy", tiny.npy(tiny.golden_frames()))
+    arguments = ("--input", str(frames), "--threads", threads)
+    first = bundle.but(checked=False)
+    assert b"checked no\n" in first.manifest()
+    runs(checked, first)
+    ours, theirs = checked.run(first.build(), *arguments), checked.run(bundle.build(), *arguments)
+    assert (ours.returncode, theirs.returncode) == (OK, OK)
+    results = [[json.loads(line)["outputs"] for line in done.stdout.splitlines()] for done in (ours, theirs)]
+    assert len(results[0]) == tiny.SAMPLES
+    assert results[0] == results[1]
+    message = "refused: the bundle's first run anywhere is not right: output pixels differs in golden sample 2 at"
+    refused(checked, first.but(golden=wrong_golden()).build(), CHECK, message, *arguments)
+    assert checked.run(bundle.but(golden=wrong_golden()).build(), *arguments).returncode == OK
+
+
+def test_golden_samples_are_read_only_where_they_count(checked: Machine, bundle: tiny.Bundle) -> None:
+    frames = str(checked.write("frames.npy", tiny.npy(tiny.golden_frames())))
+    damaged = bundle.but(golden={"golden/in-0.npy": b"no array"})
+    assert checked.run(damaged.build(), "--input", frames).returncode == OK
+    message = "a golden array: malformed .npy header"
+    refused(checked, damaged.build(), INPUT, message)
+    refused(checked, damaged.but(checked=False).build(), INPUT, message, "--input", frames)
 
 
 def test_golden_arrays_of_different_lengths(checked: Machine, bundle: tiny.Bundle) -> None:

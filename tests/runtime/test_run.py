@@ -16,6 +16,9 @@ from machine import FUZZERS, HOST, Machine
 
 from edgebuild.core.zig import zig_cc
 
+# Bytes that a run may hold beside weights and arena.
+MEMORY_BUDGET = 3_000_000
+
 # Counts what asks for memory, and says so when the program ends.
 COUNTING_ALLOCATOR = """
 #define _GNU_SOURCE
@@ -67,13 +70,15 @@ def test_outputs(checked: Machine, bundle: tiny.Bundle, threads: int) -> None:
         assert outputs["bright"] is bool(expected["bright"][seq])
 
 
-def test_aarch64_computes_the_same(
-    host: Machine, aarch64: Machine, bundle: tiny.Bundle, program: Callable[..., bytes]
+@pytest.mark.parametrize("arch", ["aarch64", "riscv64"])
+def test_another_arch_computes_the_same(
+    arch: str, host: Machine, bundle: tiny.Bundle, program: Callable[..., bytes], request: pytest.FixtureRequest
 ) -> None:
-    other = tiny.Bundle(program("aarch64"), arch="aarch64")
-    assert aarch64.run(other.build(), "--check").stdout == "check: 3 golden samples, 4 outputs: identical\n"
+    emulated: Machine = request.getfixturevalue(arch)
+    other = tiny.Bundle(program(arch), arch=arch)
+    assert emulated.run(other.build(), "--check").stdout == "check: 3 golden samples, 4 outputs: identical\n"
     arguments = ("--input", frames_npy(host, 5), "--threads", "2")
-    here, there = (machine.run(data.build(), *arguments) for machine, data in ((host, bundle), (aarch64, other)))
+    here, there = (machine.run(data.build(), *arguments) for machine, data in ((host, bundle), (emulated, other)))
     assert [line["outputs"] for line in lines_of(here)] == [line["outputs"] for line in lines_of(there)]
 
 
@@ -162,8 +167,32 @@ def test_nothing_is_allocated_while_running(host: Machine, bundle: tiny.Bundle) 
         assert 0 < few == many
 
 
+def test_peak_memory(host: Machine, bundle: tiny.Bundle) -> None:
+    """What lies in a bundle beside the weights costs nothing: it is hashed on its way and forgotten."""
+    weights, frames = 8 << 20, np.zeros((40_000, tiny.H, tiny.W, 3), np.uint8)
+    large = bundle.but(
+        plan=tiny.plan_bin(weights=weights),
+        weights=tiny.table().tobytes().ljust(weights, b"\0"),
+        golden={"golden/in-0.npy": tiny.npy(frames), "edgebuild-run": bytes(4 << 20)},
+    )
+    path, trust = host.write("a.ebundle", large.build()), host.write("trust", tiny.KEY.trust)
+    command = [host.program, path, "--trust", trust, "--input", "-", "--format", "rgb", "--threads", "2"]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stdin
+        assert process.stdout
+        process.stdin.write(tiny.golden_frames()[:1].tobytes())
+        process.stdin.flush()
+        assert process.stdout.readline().startswith(b'{"seq":0')
+        status = Path(f"/proc/{process.pid}/status").read_text()
+        process.stdin.close()
+        assert process.wait(timeout=30) == 0
+    peak = int(re.search(r"VmHWM:\s+(\d+) kB", status)[1]) * 1024  # type: ignore[index]
+    print(f"{peak - weights} bytes over the weights")  # noqa: T201
+    assert weights < peak < weights + MEMORY_BUDGET
+
+
 def test_unit_tests_in_c(sanitized: Path) -> None:
-    for name in ("test_sha256", "test_pool"):
+    for name in ("test_sha256", "test_pool", "test_trial"):
         done = subprocess.run([sanitized / name], capture_output=True, text=True, check=False, timeout=120)
         assert (done.returncode, done.stderr) == (0, ""), done.stdout
 

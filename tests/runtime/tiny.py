@@ -176,6 +176,7 @@ class Bundle:
     weights: bytes = field(default_factory=lambda: table().tobytes())
     arch: str = "x86_64"
     needs: str = ""
+    checked: bool = True
     abi: str = "1"
     trigger: str = "camera 15"
     comment: str = "edgebuild tiny 1.0.0 test"
@@ -199,7 +200,8 @@ class Bundle:
     def manifest(self) -> bytes:
         lines = ["edgebuild-manifest 1", "name tiny", "version 1.0.0", "target test", "release 1", f"arch {self.arch}"]
         lines += [f"needs {self.needs}"] if self.needs else []
-        lines += [f"abi {self.abi}", "quality trained", "function look", f"trigger {self.trigger}", "timeout-ms 500"]
+        lines += [f"abi {self.abi}", "quality trained", *([] if self.checked else ["checked no"])]
+        lines += ["function look", f"trigger {self.trigger}", "timeout-ms 500"]
         lines += [f"input frame uint8 {H} {W} 3", f"output pixels uint8 {H} {W} 3", "output total int32"]
         lines += ["output mean float32", "output bright bool"]
         lines += [f"file {len(data)} {hashlib.sha256(data).hexdigest()} {name}" for name, data in self.files()]
