@@ -6,6 +6,7 @@ import numpy as np
 
 from edgebuild.core.errors import ModelError
 from edgebuild.reference import resize
+from edgebuild.reference.fused import fma_chain
 from edgebuild.reference.geometry import counts, padded, tap, taps, window
 from edgebuild.reference.integer import max_pool
 from edgebuild.reference.model import Node
@@ -22,6 +23,8 @@ _TYPES: dict[int, type[np.generic]] = {
 
 def run(node: Node, inputs: Inputs) -> list[Array]:
     """The outputs of one operator; ModelError when section 8 does not define it."""
+    if node.op == "TopK":
+        return _top_k(node, inputs)
     if is_move(node):
         return move(node, _first(node, inputs), inputs)
     operator = OPERATORS.get(node.op)
@@ -114,20 +117,142 @@ def _arg_max(node: Node, inputs: Inputs) -> Array:
     return np.expand_dims(found, axis) if node.attributes.get("keepdims", 1) else found
 
 
+def _top_k(node: Node, inputs: Inputs) -> list[Array]:
+    x, count = _first(node, inputs), int(_at(node, inputs, 1).reshape(-1)[0])
+    axis = node.attributes.get("axis", -1) % x.ndim
+    keys = -x if node.attributes.get("largest", 1) else x
+    order = np.take(np.argsort(keys, axis=axis, kind="stable"), range(count), axis=axis)
+    return [np.take_along_axis(x, order, axis=axis), order.astype(np.int64)]
+
+
+def parted_sum(x: Array) -> Array:
+    """Sums over the last axis: element i joins partial sum i mod 16; the sixteen are added in halves. [..., 1]."""
+    size = x.shape[-1]
+    padded_size = -(-size // 16) * 16
+    rows = np.zeros((*x.shape[:-1], padded_size), np.float32)
+    rows[..., :size] = x
+    parts: Array = np.zeros((*x.shape[:-1], 16), np.float32)
+    for start in range(0, padded_size, 16):
+        parts = parts + rows[..., start : start + 16]
+    while parts.shape[-1] > 1:
+        half = parts.shape[-1] // 2
+        parts = parts[..., :half] + parts[..., half:]
+    return parts
+
+
 def _softmax(node: Node, inputs: Inputs) -> Array:
     x = _first(node, inputs)
     axis = node.attributes.get("axis", -1) % x.ndim
-    e = exp(x - np.max(x, axis=axis, keepdims=True))
-    return e / ordered_sum(e, (axis,), keepdims=True)
+    rows = np.moveaxis(x, axis, -1)
+    shifted = rows - np.max(rows, axis=-1, keepdims=True)
+    e = exp(shifted)
+    total = parted_sum(e)
+    result = shifted - log(total) if node.op == "LogSoftmax" else e / total
+    return np.moveaxis(result, -1, axis)
+
+
+def _layer_norm(node: Node, inputs: Inputs) -> Array:
+    x, gain = _first(node, inputs), _at(node, inputs, 1)
+    axis = node.attributes.get("axis", -1) % x.ndim
+    shape = x.shape[axis:]
+    size = np.float32(np.prod(shape))
+    rows = x.reshape(*x.shape[:axis], -1)
+    centred = rows - parted_sum(rows) / size
+    variance = parted_sum(centred * centred) / size + np.float32(node.attributes.get("epsilon", 1e-5))
+    scaled = (centred * (np.float32(1) / np.sqrt(variance))) * np.broadcast_to(gain, shape).reshape(-1)
+    offset = inputs[2] if len(inputs) > 2 else None
+    total = scaled + (np.float32(0) if offset is None else np.broadcast_to(offset, shape).reshape(-1))
+    return np.asarray(total).reshape(x.shape)
+
+
+def log(x: Array) -> Array:
+    """Section 8.3."""
+    f = np.float32
+    pattern = np.maximum(x, f(2.0**-126)).view(np.int32)
+    exponent = (pattern - np.int32(0x3F3504F3)) >> 23
+    m = (pattern - (exponent << 23)).view(np.float32) - f(1)
+    n, z = exponent.astype(np.float32), m * m
+    p = np.full_like(m, f(7.0376836292e-2))
+    for c in (-1.1514610310e-1, 1.1676998740e-1, -1.2420140846e-1, 1.4249322787e-1, -1.6668057665e-1,
+              2.0000714765e-1, -2.4999993993e-1, 3.3333331174e-1):  # fmt: skip
+        p = p * m + f(c)
+    p = (p * m) * z + n * f(-2.12194440e-4)
+    p = p - z * f(0.5)
+    result = (m + p) + n * f(0.693359375)
+    return np.where(x > 0, result, np.where(x == 0, f(-np.inf), f(np.nan)))
+
+
+def erf(x: Array) -> Array:
+    """Section 8.4."""
+    f = np.float32
+    a = np.abs(x)
+    t = f(1) / (a * f(0.3275911) + f(1))
+    p = np.full_like(t, f(1.061405429))
+    for c in (-1.453152027, 1.421413741, -0.284496736, 0.254829592):
+        p = p * t + f(c)
+    value: Array = f(1) - (p * t) * exp(-(a * a))
+    return np.where(x < 0, -value, value)
+
+
+def _softplus(x: Array) -> Array:
+    return np.maximum(x, np.float32(0)) + log(np.float32(1) + exp(-np.abs(x)))
+
+
+def _expm1(x: Array) -> Array:
+    return exp(x) - np.float32(1)
+
+
+def _alpha(node: Node, default: float) -> np.float32:
+    return np.float32(node.attributes.get("alpha", default))
+
+
+def _elu(node: Node, inputs: Inputs) -> Array:
+    x = _first(node, inputs)
+    return np.where(x < 0, _alpha(node, 1.0) * _expm1(x), x)
+
+
+def _selu(node: Node, inputs: Inputs) -> Array:
+    x = _first(node, inputs)
+    inner = np.where(x < 0, _alpha(node, 1.67326319217681884765625) * _expm1(x), x)
+    return np.asarray(np.float32(node.attributes.get("gamma", 1.05070102214813232421875)) * inner)
+
+
+def _celu(node: Node, inputs: Inputs) -> Array:
+    x, alpha = _first(node, inputs), _alpha(node, 1.0)
+    return np.where(x < 0, alpha * _expm1(x / alpha), x)
+
+
+def _gelu(node: Node, inputs: Inputs) -> Array:
+    x, f = _first(node, inputs), np.float32
+    if node.attributes.get("approximate", b"none") == b"tanh":
+        bend = tanh((x + ((x * x) * x) * f(0.044715)) * f(0.7978845608))
+    else:
+        bend = erf(x * f(0.7071067812))
+    return np.asarray((x * f(0.5)) * (bend + f(1)))
+
+
+def _pow(node: Node, inputs: Inputs) -> Array:
+    x, exponent = _first(node, inputs), _at(node, inputs, 1)
+    e = float(exponent.reshape(-1)[0])
+    if exponent.size != 1 or abs(e) not in {0.5, 1.0, 2.0, 3.0}:
+        raise ModelError(f"Pow ({node.name!r}): exponent {e:g} is not supported", "use ±0.5, ±1, ±2 or ±3")
+    power = np.sqrt(x) if abs(e) == 0.5 else x
+    for _ in range(int(abs(e)) - 1):
+        power = power * x
+    return np.asarray(power if e > 0 else np.float32(1) / power)
 
 
 def matmul(a: Array, b: Array) -> Array:
-    """Sums as s = a_0·b_0; s = s + a_k·b_k, each product rounded: [..., M, K] x [..., K, N]."""
+    """Sums as s = 0; s = fma(a_k, b_k, s): [..., M, K] x [..., K, N]."""
+    a, b = a.astype(np.float32), b.astype(np.float32)
     row, column = a.ndim == 1, b.ndim == 1
     a, b = a[None] if row else a, b[:, None] if column else b
-    total = a[..., :, 0, None] * b[..., None, 0, :]
-    for k in range(1, a.shape[-1]):
-        total = total + a[..., :, k, None] * b[..., None, k, :]
+    lead = np.broadcast_shapes(a.shape[:-2], b.shape[:-2])
+    left = np.broadcast_to(a, (*lead, *a.shape[-2:])).reshape(-1, *a.shape[-2:])
+    right = np.broadcast_to(b, (*lead, *b.shape[-2:])).reshape(-1, *b.shape[-2:])
+    start = np.zeros((a.shape[-2], b.shape[-1]), np.float32)
+    total = np.stack([fma_chain(x.T, y, start) for x, y in zip(left, right, strict=True)])
+    total = total.reshape(*lead, *start.shape)
     if column:
         total = total[..., 0]
     return total[..., 0, :] if row and not column else total[..., 0] if row else total
@@ -140,32 +265,30 @@ def _matmul(node: Node, inputs: Inputs) -> Array:
 def _gemm(node: Node, inputs: Inputs) -> Array:
     a, b = _first(node, inputs), _at(node, inputs, 1)
     a, b = a.T if node.attributes.get("transA") else a, b.T if node.attributes.get("transB") else b
-    alpha, beta = (a.dtype.type(node.attributes.get(k, 1.0)) for k in ("alpha", "beta"))
-    total = matmul(a, b)
-    total = total if alpha == 1 else total * alpha
-    if len(inputs) > 2 and (c := inputs[2]) is not None:
-        total = total + (c if beta == 1 else c * beta)
-    return total
+    alpha, beta = (np.float32(node.attributes.get(k, 1.0)) for k in ("alpha", "beta"))
+    c = inputs[2] if len(inputs) > 2 and inputs[2] is not None else np.zeros(1, np.float32)
+    if alpha != 1 or beta != 1:
+        return np.asarray(matmul(a, b) * alpha + c * beta)
+    return fma_chain(a.T, b, np.zeros((a.shape[0], b.shape[1]), np.float32) + c)
 
 
 def _conv(node: Node, inputs: Inputs) -> Array:
     x, weight = _first(node, inputs), _at(node, inputs, 1)
     group = node.attributes.get("group", 1)
     w = window(node.attributes, weight.shape[2:], x.shape[2:])
-    image, inner = padded(x, w, 0.0), weight.shape[1]
-    spatial = (1,) * len(w.output)
-    source = np.repeat(np.arange(group) * inner, weight.shape[0] // group)
-    total: Array | None = None
-    columns = weight.reshape(len(weight), inner, -1)
-    for channel in range(inner):
-        channels = image[:, source + channel]
-        for t, position in enumerate(taps(w)):
-            product = tap(channels, w, position) * columns[:, channel, t].reshape(-1, *spatial)
-            total = product if total is None else total + product
-    if total is None:
-        raise ModelError(f"Conv ({node.name!r}) has an empty kernel", "remove the layer")
+    image, inner, outputs = padded(x, w, 0.0), weight.shape[1], weight.shape[0] // group
+    views = [tap(image, w, position) for position in taps(w)]
     bias = inputs[2] if len(inputs) > 2 else None
-    return total if bias is None else total + bias.reshape(-1, *spatial)
+    start = np.zeros(len(weight), np.float32) if bias is None else bias + np.float32(0)
+    result = np.empty((x.shape[0], weight.shape[0], *w.output), np.float32)
+    for n in range(x.shape[0]):
+        for g in range(group):
+            mine = slice(g * outputs, (g + 1) * outputs)
+            pixels = np.concatenate([v[n, g * inner : (g + 1) * inner].reshape(inner, -1) for v in views])
+            columns = weight[mine].reshape(outputs, inner, -1).transpose(2, 1, 0).reshape(-1, outputs)
+            begin = np.repeat(start[mine, None], pixels.shape[1], axis=1)
+            result[n, mine] = fma_chain(columns, pixels, begin).reshape(outputs, *w.output)
+    return result
 
 
 def _average_pool(node: Node, inputs: Inputs) -> Array:
@@ -285,6 +408,19 @@ def _variadic(function: Callable[[Array, Array], Array]) -> Operator:
 
 
 OPERATORS: dict[str, Operator] = {
+    "ThresholdedRelu": lambda node, inputs: _thresholded(node, _first(node, inputs)),
+    "Softsign": _unary(lambda x: x / (np.abs(x) + np.float32(1))),
+    "Softplus": _unary(_softplus),
+    "Selu": _selu,
+    "Pow": _pow,
+    "Mish": _unary(lambda x: x * tanh(_softplus(x))),
+    "LogSoftmax": _softmax,
+    "Log": _unary(log),
+    "LayerNormalization": _layer_norm,
+    "Gelu": _gelu,
+    "Erf": _unary(erf),
+    "Elu": _elu,
+    "Celu": _celu,
     "Abs": _unary(np.abs),
     "Add": _binary(np.add),
     "And": _binary(np.logical_and),
@@ -339,6 +475,10 @@ OPERATORS: dict[str, Operator] = {
 }
 
 
+def _thresholded(node: Node, x: Array) -> Array:
+    return np.where(x > _alpha(node, 1.0), x, np.float32(0))
+
+
 def _swish(node: Node, x: Array) -> Array:
     alpha = np.float32(node.attributes.get("alpha", 1.0))
-    return x * sigmoid(x if alpha == 1 else x * alpha)
+    return x * sigmoid(x * alpha)

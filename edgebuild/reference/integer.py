@@ -3,6 +3,7 @@
 Sums are formed in float32 or float64 where every partial sum is an integer that the type holds exactly.
 """
 
+import math
 from typing import Any
 
 import numpy as np
@@ -26,10 +27,14 @@ def quantized(value: float, params: Params) -> float:
 
 def requantize(acc: Array, m: Array, params: Params, low: float, high: float) -> Bytes:
     """Requantize(acc, m, z, lo, hi) with the activation clip [low, high]; `m` (float32) broadcasts against `acc`."""
+    return rounded(acc.astype(np.float32) * m.astype(np.float32), params, low, high)
+
+
+def rounded(scaled: Array, params: Params, low: float, high: float) -> Bytes:
+    """Clip, rounding and zero point of Requantize, for float32 steps."""
     z = params.zero_point
     lo = np.float32(min(max(0.0, quantized(low, params)), 255.0) - z)
     hi = np.float32(max(min(255.0, quantized(high, params)), 0.0) - z)
-    scaled = acc.astype(np.float32) * m.astype(np.float32)
     return (np.rint(np.minimum(np.maximum(scaled, lo), hi)) + z).astype(np.uint8)
 
 
@@ -77,6 +82,40 @@ def matmul(x: View, weight: Array) -> Array:
     """Σ_k (x[…, k] - z_x)·w[k, n]: int32 […, N]."""
     kind = exact_float(weight.shape[0])
     return np.asarray(_centred(x, kind) @ weight.astype(kind), np.int32)
+
+
+def product(a: View, b: View, y: Params, low: float, high: float) -> Bytes:
+    """Matmul of two activations: Σ_k (a[…, m, k] - z_a)·(b[…, k, n] - z_b)."""
+    acc = np.matmul(_centred(a, np.dtype(np.float64)), _centred(b, np.dtype(np.float64))).astype(np.int32)
+    return requantize(acc, np.asarray(np.float32(a.params.s * b.params.s / y.s)), y, low, high)
+
+
+def softmax(x: View, axis: int, y: Params, low: float, high: float) -> Bytes:
+    """Integer exponentials of the distance to the largest value; their exact sum; one factor a row."""
+    size = x.q.shape[axis]
+    fraction = min(23, 30 - (size - 1).bit_length())
+    table = np.array([round(math.exp(-x.params.s * d) * 2**fraction) for d in range(256)], np.int64)
+    e = table[np.max(x.q, axis=axis, keepdims=True).astype(np.int64) - x.q]
+    total = np.sum(e, axis=axis, keepdims=True).astype(np.float32)
+    return requantize(e, np.float32(1.0 / y.s) / total, y, low, high)
+
+
+def layer_norm(
+    x: View, axis: int, gain: Array, offset: Array | None, epsilon: float, y: Params, low: float, high: float
+) -> Bytes:
+    """Normalizes over the axes from `axis` on; the sums are exact."""
+    axes = tuple(range(axis, x.q.ndim))
+    shape = x.q.shape[axis:]
+    size = int(np.prod(shape))
+    q = x.q.astype(np.int64)
+    total = np.sum(q, axis=axes, keepdims=True)
+    spread = size * np.sum(q * q, axis=axes, keepdims=True) - total * total
+    constant = np.float32(float(np.float32(epsilon)) * size**2 / x.params.s**2)
+    factor = np.float32(1) / np.sqrt(spread.astype(np.float32) + constant)
+    scaled = (size * q - total).astype(np.float32) * factor
+    g = np.broadcast_to((gain.astype(np.float64) / y.s).astype(np.float32), shape)
+    b = np.zeros(shape, np.float32) if offset is None else (offset.astype(np.float64) / y.s).astype(np.float32)
+    return rounded(scaled * g + b, y, low, high)
 
 
 def bias(values: Array, x: Params, weight_scale: Array) -> Array:

@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 Inputs = list[Value | None]
 Fallback = Callable[[], Array]
 _FLOAT_ONLY = (Dense, Weight)
+_LONGEST_NORM = 32768  # section 7: longer rows are normalized in float32
 
 
 class Interpreter:
@@ -50,12 +52,18 @@ class Interpreter:
         values.update(self._checked(inputs))
         left = Counter(self._readers)
         for node in self._nodes:
-            values.update(_evaluate(node, values))
+            values.update({name: self._alone(name, value) for name, value in _evaluate(node, values).items()})
             for name in node.inputs:
                 left[name] -= 1
                 if name in values and left[name] == 0 and name not in self._constants:
                     del values[name]
         return {name: values[name].array() for name in self._model.outputs}
+
+    def _alone(self, name: str, value: Value) -> Value:
+        """A bias belongs to the operator before it only where nothing else reads that one's result."""
+        if isinstance(value, Pending) and value.biased is not None and self._readers[name] != 1:
+            return replace(value, biased=None)
+        return value
 
     def _checked(self, inputs: Mapping[str, Array]) -> dict[str, Value]:
         if set(inputs) != set(self._model.inputs):
@@ -163,6 +171,11 @@ def _quantized(node: Node, inputs: Inputs) -> list[Value] | None:
 
     if isinstance(data, Pending) and node.op in {"Relu", "Clip"}:
         return _clipped(node, data, inputs, fallback)
+    if node.op == "Add" and (finish := _with_bias(inputs)) is not None:
+        return [Pending(finish, fallback)]
+    if node.op == "MatMul" and (biased := _matmul_with_bias(node, inputs)) is not None:
+        finish = _matmul(node, inputs)
+        return None if finish is None else [Pending(finish, fallback, biased=biased)]
     if node.op in _CLUSTERS and (finish := _CLUSTERS[node.op](node, inputs)):
         return [Pending(finish, fallback)]
     if isinstance(data, View) and (moved := _moved(node, data, inputs)) is not None:
@@ -180,8 +193,8 @@ def _clipped(node: Node, data: Pending, inputs: Inputs, fallback: Fallback) -> l
     low, high = float32.clip_bounds(node, _arrays(inputs))
     low, high = -np.inf if low is None else low, np.inf if high is None else high
     # A later clip acts on the earlier clip's bounds as well.
-    bounds = [min(max(bound, low), high) for bound in (data.low, data.high)]
-    return [Pending(data.finish, fallback, *bounds)]
+    low, high = (min(max(bound, low), high) for bound in (data.low, data.high))
+    return [Pending(data.finish, fallback, low, high)]
 
 
 def _moved(node: Node, data: View, inputs: Inputs) -> list[Bytes] | None:
@@ -315,6 +328,11 @@ def _gemm(node: Node, inputs: Inputs) -> Finish | None:
 
 
 def _matmul(_: Node, inputs: Inputs) -> Finish | None:
+    a, b = inputs
+    if isinstance(a, View) and isinstance(b, View):
+        if min(a.q.ndim, b.q.ndim) < 2:
+            return None
+        return lambda y, low, high: integer.product(a, b, y, low, high)
     found = _weighted(inputs)
     if found is None or found[1].q.ndim != 2 or (found[1].scale.size > 1 and found[1].axis % 2 != 1):
         return None
@@ -325,6 +343,33 @@ def _matmul(_: Node, inputs: Inputs) -> Finish | None:
         return _accumulate(integer.matmul(x, weight.q), none, x, weight, (-1,))(y, low, high)
 
     return finish
+
+
+def _matmul_with_bias(node: Node, inputs: Inputs) -> Callable[[Value], Finish | None] | None:
+    """SPEC section 9: an Add of one constant a column behind a MatMul with constant weights is its bias."""
+    found = _weighted(inputs)
+    if found is None or found[1].q.ndim != 2:
+        return None
+    x, weight = found
+
+    def biased(value: Value) -> Finish | None:
+        data = value.data if isinstance(value, Dense) else value.q if isinstance(value, Weight) else np.zeros(())
+        columns = weight.q.shape[1]
+        fits = data.size == columns and data.shape[-1:] == (columns,)
+        bias = _bias(node, value, x, weight) if fits else None
+        if bias is None:
+            return None
+        return _accumulate(integer.matmul(x, weight.q), bias.reshape(-1), x, weight, (-1,))
+
+    return biased
+
+
+def _with_bias(inputs: Inputs) -> Finish | None:
+    for pending, value in (inputs, inputs[::-1]):
+        if isinstance(pending, Pending) and pending.biased is not None and value is not None:
+            unclipped = pending.low == -np.inf and pending.high == np.inf
+            return pending.biased(value) if unclipped else None
+    return None
 
 
 def _two(function: Callable[[View, View, Params, float, float], Bytes]) -> Cluster:
@@ -359,6 +404,27 @@ def _reduce_mean(node: Node, inputs: Inputs) -> Finish | None:
     return lambda y, low, high: integer.mean(x, axes, y, low, high, keepdims=keep)
 
 
+def _softmax(node: Node, inputs: Inputs) -> Finish | None:
+    x = inputs[0]
+    if not isinstance(x, View):
+        return None
+    axis = node.attributes.get("axis", -1) % x.q.ndim
+    return lambda y, low, high: integer.softmax(x, axis, y, low, high)
+
+
+def _layer_norm(node: Node, inputs: Inputs) -> Finish | None:
+    x, *rest = inputs
+    if not isinstance(x, View) or any(not isinstance(v, Dense) for v in rest) or len(node.outputs) > 1:
+        return None
+    axis = node.attributes.get("axis", -1) % x.q.ndim
+    if np.prod(x.q.shape[axis:]) > _LONGEST_NORM:
+        return None
+    gain, *offset = [v.data for v in rest if isinstance(v, Dense)]
+    epsilon = node.attributes.get("epsilon", 1e-5)
+    shift = offset[0] if offset else None
+    return lambda y, low, high: integer.layer_norm(x, axis, gain, shift, epsilon, y, low, high)
+
+
 def _concat(node: Node, inputs: Inputs) -> Finish | None:
     views = [v for v in inputs if isinstance(v, View)]
     if len(views) != len(inputs):
@@ -382,7 +448,9 @@ _CLUSTERS: dict[str, Cluster] = {
     "Conv": _conv,
     "Gemm": _gemm,
     "GlobalAveragePool": _average_pool,
+    "LayerNormalization": _layer_norm,
     "MatMul": _matmul,
     "Mul": _two(integer.mul),
     "ReduceMean": _reduce_mean,
+    "Softmax": _softmax,
 }

@@ -75,7 +75,8 @@ def _gather(node: Node, x: Array, inputs: Inputs) -> list[Array]:
     if indices is None:
         raise ModelError(f"Gather {node.name!r} has no indices", "export the model again")
     axis = node.attributes.get("axis", 0)
-    return [np.take(x, np.where(indices < 0, indices + x.shape[axis], indices), axis=axis)]
+    size = x.shape[axis]
+    return [np.take(x, np.clip(np.where(indices < 0, indices + size, indices), 0, size - 1), axis=axis)]
 
 
 def _expand(node: Node, x: Array, inputs: Inputs) -> list[Array]:

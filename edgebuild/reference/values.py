@@ -82,12 +82,16 @@ class Weight(Value):
 
 @dataclass(frozen=True, eq=False)
 class Pending(Value):
-    """An integer operator that waits for the output's parameters; `low` and `high` are the activation clip so far."""
+    """An integer operator that waits for the output's parameters; `low` and `high` are the activation clip so far.
+
+    `biased`: the same with a bias that an Add behind it brings, or None where the operator takes none.
+    """
 
     finish: Callable[[Params, float, float], Bytes]
     fallback: Callable[[], Array]
     low: float = -np.inf
     high: float = np.inf
+    biased: "Callable[[Value], Callable[[Params, float, float], Bytes] | None] | None" = None
 
     def array(self) -> Array:
         return self._float

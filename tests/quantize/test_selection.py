@@ -2,8 +2,9 @@
 
 import numpy as np
 import onnx
-from quantize.models import boundaries, model, normal, samples
+from quantize.models import boundaries, model, normal, operators, run, samples
 
+from edgebuild.reference import Interpreter
 from edgebuild.stages.quantize import Quantized, quantize
 
 RNG = np.random.default_rng(7)
@@ -94,7 +95,7 @@ def test_what_follows_the_last_layer_stays_float() -> None:
     assert list(boundaries(result.model)) == ["x", "a"]
     reasons = {row["operator"]: row["reason"] for row in result.report["float"]}
     assert reasons["Sigmoid"] == reasons["Mul"] == "no quantized operator needs its result"
-    assert reasons["Softmax"] == "no integer form"
+    assert reasons["Softmax"] == "no quantized operator needs its result"
 
 
 def test_preprocessing_stays_float_also_a_small_colour_matrix() -> None:
@@ -135,3 +136,67 @@ def test_a_last_average_stays_float_and_one_before_a_layer_does_not() -> None:
     inner = "g = GlobalAveragePool(a) y = Conv(g, w)"
     before = quantized(model(f"{IN} (float[1,4,1,1] y) {{ a = Conv(x, k) {inner} }}", k=K, w=normal(RNG, 4, 4, 1, 1)))
     assert list(boundaries(before.model)) == ["x", "a", "g", "y_float"]
+
+
+_ATTENTION = """(float[1, 8, 12] x) => (float[1, 8, 5] y) {
+    q = MatMul(x, wq)
+    k = MatMul(x, wk)
+    v = MatMul(x, wv)
+    qh = Reshape(q, heads)
+    kh = Reshape(k, heads)
+    vh = Reshape(v, heads)
+    qt = Transpose<perm = [0, 2, 1, 3]>(qh)
+    kt = Transpose<perm = [0, 2, 3, 1]>(kh)
+    vt = Transpose<perm = [0, 2, 1, 3]>(vh)
+    scores = MatMul(qt, kt)
+    scaled = Div(scores, root)
+    weights = Softmax<axis = -1>(scaled)
+    mixed = MatMul(weights, vt)
+    together = Transpose<perm = [0, 2, 1, 3]>(mixed)
+    flat = Reshape(together, shape)
+    out = MatMul(flat, wo)
+    sum = Add(x, out)
+    normal = LayerNormalization<axis = -1>(sum, gain, offset)
+    bent = Gelu(normal)
+    y = MatMul(bent, wy)
+}"""
+
+
+def test_masked_scores_stay_float_and_their_products_do_not() -> None:
+    rng = np.random.default_rng(8)
+    text = """(float[1, 8, 12] x, float[1, 1, 8] mask) => (float[1, 8, 12] y) {
+        q = MatMul(x, wq)
+        k = MatMul(x, wk)
+        v = MatMul(x, wv)
+        kt = Transpose<perm = [0, 2, 1]>(k)
+        scores = MatMul(q, kt)
+        masked = Add(scores, mask)
+        weights = Softmax<axis = -1>(masked)
+        mixed = MatMul(weights, v)
+        y = MatMul(mixed, wo)
+    }"""
+    proto = model(text, **{name: normal(rng, 12, 12, scale=0.3) for name in ("wq", "wk", "wv", "wo")})
+    hidden = np.zeros((1, 1, 8), np.float32)
+    hidden[..., 5:] = -3e38
+    data = [sample | {"mask": hidden} for sample in samples(rng, (1, 8, 12))]
+    result = quantize(proto, lambda: data)
+    assert {row["operator"] for row in result.report["float"]} <= {"Add", "Softmax", "Reshape"}
+    assert sum(row["operator"] == "MatMul" for row in result.report["quantized"]) == 2
+    expected, found = run(proto, data[0])["y"], Interpreter(result.model).run(data[0])["y"]
+    assert np.corrcoef(expected.ravel(), found.ravel())[0, 1] > 0.99
+
+
+def test_attention_is_quantized_as_a_whole() -> None:
+    """Only the reshaping of the input stays float32; the scale of the scores is gone; bytes stay near float32."""
+    rng = np.random.default_rng(8)
+    weights = {name: normal(rng, 12, 12, scale=0.3) for name in ("wq", "wk", "wv", "wo")}
+    shapes = {"heads": np.array([1, 8, 3, 4]), "shape": np.array([1, 8, 12]), "root": 2.0}
+    proto = model(_ATTENTION, wy=normal(rng, 12, 5), gain=normal(rng, 12), offset=normal(rng, 12), **weights, **shapes)
+    data = samples(rng, (1, 8, 12), count=16)
+    result = quantize(proto, lambda: data)
+    integer = {row["operator"] for row in result.report["quantized"]}
+    assert {"Softmax", "LayerNormalization", "Gelu", "MatMul", "Add", "Gemm"} <= integer
+    assert {row["operator"] for row in result.report["float"]} <= {"Reshape"}
+    assert "Div" not in operators(result.model)
+    expected, found = run(proto, data[0])["y"], Interpreter(result.model).run(data[0])["y"]
+    assert np.corrcoef(expected.ravel(), found.ravel())[0, 1] > 0.99

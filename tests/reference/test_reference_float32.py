@@ -8,7 +8,8 @@ from edgebuild.reference import Interpreter, float32, resize
 
 RNG = np.random.default_rng(2)
 UNARY = ["Abs", "Ceil", "Exp", "Floor", "HardSigmoid", "HardSwish", "LeakyRelu", "Neg", "Reciprocal", "Relu", "Round",
-         "Sigmoid", "Softmax", "Tanh"]  # fmt: skip
+         "Sigmoid", "Softmax", "Tanh", "Celu", "Elu", "Erf", "Gelu", "Log", "LogSoftmax", "Mish", "Selu", "Softplus",
+         "Softsign", "ThresholdedRelu"]  # fmt: skip
 RESIZES = [
     (mode, transform, size)
     for mode in ("nearest", "linear")

@@ -16,9 +16,10 @@ from edgebuild.stages.quantize.graph import Graph, Types, key
 from edgebuild.stages.quantize.insert import Parameters, insert
 from edgebuild.stages.quantize.observers import Range, Watcher
 from edgebuild.stages.quantize.select import Selection, select
+from edgebuild.stages.quantize.support import check_operators
 from edgebuild.stages.quantize.verify import activation_tensors, is_quantized, share_parameters, verify
 
-__all__ = ["InputSpec", "Quantized", "Sample", "check_sample", "input_specs", "quantize"]
+__all__ = ["InputSpec", "Quantized", "Sample", "check_sample", "input_specs", "keep_float", "quantize"]
 
 _OPSET = 18
 Samples = Callable[[], Iterable[Sample]]
@@ -52,10 +53,12 @@ def quantize(
     """
     if is_quantized(model):
         verify(model)
+        check_operators(Graph(model))
         report = _report(observer="", tensors=activation_tensors(model)) | {"passed_through": True}
         return Quantized(share_parameters(model), report)
     _check_opset(model)
     graph = Graph(fold(model))
+    check_operators(graph)
     types = Types(graph.to_model())
     selection = select(graph, types)
     boundaries = find_boundaries(graph, types, selection.quantized)
@@ -75,6 +78,19 @@ def quantize(
     result = graph.to_model()
     onnx.checker.check_model(result, full_check=True)
     return Quantized(result, report)
+
+
+def keep_float(model: onnx.ModelProto) -> Quantized:
+    """The model as float32 code runs it: folded as for quantization, but without Q/DQ. Raises ModelError."""
+    if is_quantized(model):
+        raise ModelError("the model is quantized already", "compile it as it is, or give the float model")
+    _check_opset(model)
+    graph = Graph(fold(model))
+    check_operators(graph)
+    result = graph.to_model()
+    onnx.checker.check_model(result, full_check=True)
+    floating = [{"operator": n.op_type, "name": n.name, "reason": "compiled in float32"} for n in graph.nodes]
+    return Quantized(result, _report(observer="", floating=floating))
 
 
 def _watchers(*kinds: Mapping[str, Watcher]) -> dict[str, list[Watcher]]:

@@ -23,6 +23,7 @@ from edgebuild.stages.quantize.graph import (
     set_attribute,
 )
 from edgebuild.stages.quantize.operators import weight_problem
+from edgebuild.stages.quantize.patterns import group_norm, layer_norm, transposed_conv
 
 Rule = Callable[[Graph, Types, NodeProto], bool]
 
@@ -184,6 +185,43 @@ def _affine_into_weights(graph: Graph, types: Types, node: NodeProto) -> bool:
     return True
 
 
+def _scalar_into_weights(graph: Graph, types: Types, node: NodeProto) -> bool:
+    """A scalar Mul or Div, also behind moves and a product of two activations, becomes part of the layer before.
+
+    Attention divides its scores by the root of a head's size; folded, the division costs nothing and rounds nothing.
+    """
+    found = _affine(graph, node)
+    if node.op_type not in {"Mul", "Div"} or found is None or found[1].size != 1 or node.output[0] in graph.outputs:
+        return False
+    if not types.same_shape(found[0], node.output[0]):
+        return False
+    layer = _layer_before(graph, found[0], node)
+    shape = types.shape(layer.output[0]) if layer is not None else None
+    axis = _channel_axis(graph, layer, len(shape)) if layer is not None and shape else None
+    if layer is None or shape is None or axis is None:
+        return False
+    ones = np.ones(shape[axis])
+    _scale_weights(graph, layer, ones * found[1].reshape(()), 0 * ones)
+    if node.input[0] != found[0]:
+        node.input[0], node.input[1] = node.input[1], node.input[0]
+    graph.bypass(node)
+    return True
+
+
+def _layer_before(graph: Graph, name: str, reader: NodeProto) -> NodeProto | None:
+    """The weighted node that a tensor comes from through moves and products that nothing else reads."""
+    node = graph.producer(name)
+    while node is not None and graph.only_consumer(name) is reader:
+        if node.op_type in {"Conv", "Gemm"}:
+            return node
+        product = node.op_type == "MatMul" and len(graph.data_inputs(node)) == 2 and node.input[0] != node.input[1]
+        if not product and (node.op_type not in _SCALED_MOVES or graph.data_inputs(node) != [node.input[0]]):
+            return None
+        name, reader = node.input[0], node
+        node = graph.producer(name)
+    return None
+
+
 def _behind_reshape(graph: Graph, types: Types, node: NodeProto) -> NodeProto:
     """The Gemm before a Reshape that keeps the last axis, else the node itself."""
     source = graph.producer(node.input[0]) if node.op_type == "Reshape" else None
@@ -313,13 +351,18 @@ def _with_bias(graph: Graph, _: Types, node: NodeProto) -> bool:
     return True
 
 
+_SCALED_MOVES = frozenset({"Flatten", "Reshape", "Squeeze", "Transpose", "Unsqueeze"})
 _RULES: list[Rule] = [
     _constant_node,
     _pass_through,
+    layer_norm,
+    group_norm,
+    transposed_conv,
     _normalization,
     _pad_into_conv,
     _matrix_product,
     _plain_gemm,
     _affine_into_weights,
+    _scalar_into_weights,
 ]
 _LATE_RULES: list[Rule] = [_depthwise, _affine_into_weights, _with_bias]

@@ -8,7 +8,7 @@ from onnx import NodeProto, helper
 from edgebuild.stages.quantize.boundaries import Boundaries
 from edgebuild.stages.quantize.correction import ChannelMean, shift
 from edgebuild.stages.quantize.graph import Graph, optional_input
-from edgebuild.stages.quantize.operators import WEIGHTED
+from edgebuild.stages.quantize.operators import is_weighted
 from edgebuild.stages.quantize.parameters import Weights
 
 Parameters = dict[str, tuple[np.float32, int]]
@@ -63,7 +63,7 @@ class _Writer:
             nodes.extend(self._pair(tensor))
         for node in list(self.graph.nodes):
             quantized = node.output[0] in self.quantized
-            nodes.extend(self._weights(node) if quantized and node.op_type in WEIGHTED else ())
+            nodes.extend(self._weights(node) if quantized and is_weighted(self.graph, node) else ())
             outputs = list(node.output)
             self._rewire(node, quantized=quantized)
             nodes.append(node)

@@ -11,16 +11,23 @@ WEIGHTED = frozenset({"Conv", "Gemm", "MatMul"})
 POOLS = frozenset({"AveragePool", "GlobalAveragePool", "ReduceMean"})
 CLIPS = frozenset({"Clip", "Relu"})
 MOVES = frozenset({
-    "Expand", "Flatten", "Gather", "MaxPool", "Pad", "Reshape", "Resize", "Slice", "Split", "Squeeze", "Transpose",
-    "Unsqueeze",
+    "Expand", "Flatten", "Gather", "MaxPool", "Pad", "Reshape", "Resize", "Slice", "Split", "Squeeze", "Tile",
+    "Transpose", "Unsqueeze",
 })  # fmt: skip
 UNARY = frozenset({
     "Abs", "Celu", "Clip", "Elu", "Erf", "Exp", "Gelu", "HardSigmoid", "HardSwish", "LeakyRelu", "Mish", "Neg", "Relu",
     "Selu", "Sigmoid", "Softplus", "Softsign", "Sqrt", "Swish", "Tanh", "ThresholdedRelu",
 })  # fmt: skip
+ROWS = frozenset({"LayerNormalization", "Softmax"})
 SCALAR_BINARY = frozenset({"Add", "Div", "Max", "Min", "Mul", "PRelu", "Pow", "Sub"})
 _PADDINGS = {b"constant", b"edge", b"reflect"}
+_LONGEST_NORM = 32768  # elements of a row whose squares a 32-bit sum holds
 _LEAST_BIAS = 1 << 20  # room that the accumulator must leave for a bias
+
+
+def is_weighted(graph: Graph, node: NodeProto) -> bool:
+    """Whether a node is a layer with weights; a MatMul of two activations is an operator like Add."""
+    return node.op_type in WEIGHTED and not (node.op_type == "MatMul" and len(graph.data_inputs(node)) == 2)
 
 
 def weight_problem(graph: Graph, node: NodeProto) -> str:
@@ -90,11 +97,30 @@ def _pool_problem(graph: Graph, types: Types, node: NodeProto, _: list[str]) -> 
     return "" if spatial else "averages over other than the spatial axes"
 
 
+def _product_problem(_: Graph, types: Types, node: NodeProto, data: list[str]) -> str:
+    shapes = [types.shape(t) or () for t in node.input]
+    if len(data) != 2 or min(map(len, shapes)) < 2:
+        return "not a product of two matrices"
+    return "" if 255 * 255 * shapes[0][-1] < 2**31 else "its sums may leave int32"
+
+
+def _rows_problem(_: Graph, types: Types, node: NodeProto, data: list[str]) -> str:
+    shape, axis = types.shape(node.input[0]) or (), attributes(node).get("axis", -1)
+    if data != [node.input[0]] or not shape:
+        return "its scale or offset is computed at run time"
+    size = 1
+    for n in shape[axis % len(shape) :] if node.op_type == "LayerNormalization" else ():
+        size *= n
+    return "" if size <= _LONGEST_NORM else "its rows are too long"
+
+
 _Check = Callable[[Graph, Types, NodeProto, list[str]], str]
 _CHECKS: tuple[tuple[frozenset[str], _Check], ...] = (
     (MOVES, _move_problem),
     (POOLS, _pool_problem),
     (frozenset({"Concat"}), _concat_problem),
+    (frozenset({"MatMul"}), _product_problem),
+    (ROWS, _rows_problem),
     (UNARY, _unary_problem),
     (SCALAR_BINARY, _binary_problem),
 )

@@ -3,9 +3,10 @@
 * Weighted operators (Conv, Gemm, MatMul with constant weights) are quantized, unless they are preprocessing: a MatMul
   before the first Conv, or a weight of at most 16 values before any other weighted operator (a colour matrix).
 * Other operators of SPEC section 7 are quantized when their inputs come from quantized operators, and, for unary
-  functions, Mul, Concat and averages, when a weighted operator or an addition still follows. What lies before the
-  first weighted operator and after the last one (Softmax, ArgMax, box decoding ...) stays float32. So does a last
-  average: rounding it to 256 steps makes ties among 1000 classes (SqueezeNet loses 2 points of top-1 by it).
+  functions, Mul, Concat, averages, Softmax and LayerNormalization, when a weighted operator or an addition still
+  follows. What lies before the first weighted operator and after the last one (Softmax, ArgMax, box decoding ...)
+  stays float32. So does a last average: rounding it to 256 steps makes ties among 1000 classes (SqueezeNet loses 2
+  points of top-1 by it).
 """
 
 from dataclasses import dataclass
@@ -16,16 +17,18 @@ from edgebuild.stages.quantize.graph import Graph, Types, key, reach
 from edgebuild.stages.quantize.operators import (
     CLIPS,
     POOLS,
+    ROWS,
     SCALAR_BINARY,
     UNARY,
     WEIGHTED,
+    is_weighted,
     operator_problem,
     weight_problem,
 )
 
 _ANCHORS = WEIGHTED | CLIPS | {"Add", "MaxPool"}
-_NEEDS_ANCHOR = (UNARY - CLIPS) | (SCALAR_BINARY - {"Add"}) | POOLS | {"Concat"}
-_MIXES = frozenset({"Add", "Concat", "Mul"})
+_NEEDS_ANCHOR = (UNARY - CLIPS) | (SCALAR_BINARY - {"Add"}) | POOLS | ROWS | {"Concat"}
+_MIXES = frozenset({"Add", "Concat", "MatMul", "Mul"})
 _SMALL_WEIGHT = 16
 
 
@@ -57,7 +60,7 @@ def _problem(graph: Graph, types: Types, node: NodeProto, after: set[str]) -> st
 def _weighted(graph: Graph, reasons: dict[str, str]) -> set[str]:
     weighted = set()
     for node in graph.nodes:
-        if node.op_type in WEIGHTED:
+        if is_weighted(graph, node):
             if problem := weight_problem(graph, node):
                 reasons[key(node)] = problem
             else:
@@ -95,9 +98,16 @@ def _grow(graph: Graph, weighted: set[str], before: set[str], reasons: dict[str,
 def _follows(graph: Graph, node: NodeProto, quantized: set[str], before: set[str]) -> bool:
     producers = [graph.producer(name) for name in graph.data_inputs(node)]
     fed = [p is not None and key(p) in quantized for p in producers]
-    if node.op_type in _MIXES and len(fed) > 1 and key(node) in before:
+    if node.op_type in _MIXES and len(fed) > 1 and key(node) in before and not _masks(graph, node):
         return any(fed)
     return all(fed)
+
+
+def _masks(graph: Graph, node: NodeProto) -> bool:
+    """Whether an Add makes scores for a Softmax: the other operand may be a mask of huge negative numbers, whose range
+    would leave no step for the scores.
+    """
+    return node.op_type == "Add" and any(n.op_type == "Softmax" for n in graph.consumers(node.output[0]))
 
 
 def _loose(graph: Graph, quantized: set[str]) -> set[str]:
