@@ -108,6 +108,15 @@ def cell(dtype: str, lanes: int = 1) -> Cell:
     return Cell(Flat(T.alloc_buffer((lanes,), dtype, scope="local"), dtype), lanes)
 
 
+def opaque(value: Expr) -> Expr:
+    """An int32 whose origin TVM's analyzer cannot see: for quotients and remainders of one number, put together again
+    with large factors, its canonical form overflows. LLVM sees through it.
+    """
+    hidden = cell("int32")
+    hidden.set(value)
+    return T.bind(hidden.get())
+
+
 def cells(count: int, dtype: str, lanes: int = 1) -> list[Cell]:
     return [cell(dtype, lanes) for _ in range(count)]
 

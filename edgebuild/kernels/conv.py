@@ -23,9 +23,11 @@ from edgebuild.kernels.builder import (
     either,
     kernel,
     loop,
+    opaque,
+    shuffle,
     splat,
 )
-from edgebuild.kernels.copy import copy_run
+from edgebuild.kernels.copy import Into, copy_run
 from edgebuild.kernels.epilogue import QUANT_PARAMS, Epilogue, Piece
 from edgebuild.kernels.isa import Isa, converted, group_scalar, spread
 
@@ -87,10 +89,14 @@ class Blocking:
 
 @dataclass(frozen=True)
 class ConvPlan:
-    """A convolution on one instruction set: block sizes, and the layout of its constants."""
+    """A convolution on one instruction set: block sizes, and the layout of its constants, which is the same for all.
+
+    `chosen` is a measured block; without one the cost model chooses.
+    """
 
     conv: Conv
     isa: Isa
+    chosen: Blocking | None = None
 
     @cached_property
     def steps(self) -> int:
@@ -106,9 +112,18 @@ class ConvPlan:
     def direct(self) -> bool:
         return self.isa.direct and self.conv.pointwise and self.conv.depth % self.isa.group == 0
 
-    @cached_property
+    @property
     def blocking(self) -> Blocking:
-        rows, vectors = min(_candidates(self.conv.pixels, self.vectors, self.isa.registers), key=self._cost)
+        return self.chosen or self.alternatives[0]
+
+    @cached_property
+    def alternatives(self) -> tuple[Blocking, ...]:
+        """Every block that fits, the best by the cost model first."""
+        found = sorted(_candidates(self.conv.pixels, self.vectors, self.isa.registers), key=self._cost)
+        return tuple(self._split(rows, vectors) for rows, vectors in found)
+
+    def _split(self, rows: int, vectors: int) -> Blocking:
+        """Channels become separate units of work where there are few blocks of pixels to share between threads."""
         blocks = -(-self.conv.pixels // rows)
         groups = self.vectors // vectors
         splits = 1
@@ -117,13 +132,18 @@ class ConvPlan:
         return Blocking(rows, vectors, splits)
 
     def _cost(self, block: tuple[int, int]) -> tuple[float, int]:
-        """Cycles of all blocks, roughly: multiply port, load ports, and latency of a chain of dots; ties go to the
-        larger block.
+        """Cycles of all blocks, roughly: dots, then requantization, which overlaps with the next tile's dots as long as
+        both fit the window in which the CPU reorders (`isa.cost.tile` accumulators); ties go to the larger block.
         """
         rows, vectors = block
-        step = self.isa.cost.step(rows, vectors)
-        tiles = -(-self.conv.pixels // rows) * -(-self.vectors // vectors)
-        return tiles * (step * self.steps + 3.0 * rows * vectors + 10.0), -rows * vectors
+        whole, rest = divmod(self.vectors, vectors)
+        line = whole * self._tile_cost(rows, vectors) + (self._tile_cost(rows, rest) if rest else 0.0)
+        return -(-self.conv.pixels // rows) * line, -rows * vectors
+
+    def _tile_cost(self, rows: int, vectors: int) -> float:
+        accumulators, cost = rows * vectors, self.isa.cost
+        tail = accumulators * (2.0 if accumulators <= cost.tile else 3.0) * (1.0 if vectors % 4 == 0 else 1.2)
+        return cost.step(rows, vectors) * self.steps + tail + 8.0
 
     def channel_start(self, vector: int) -> int:
         """First output channel (in its group) of a vector: the last one overlaps its neighbour instead of running
@@ -169,9 +189,12 @@ def _candidates(pixels: int, vectors: int, registers: int) -> list[tuple[int, in
     return fits or [(1, 1)]
 
 
-def conv_kernel(conv: Conv, isa: Isa) -> Kernel:
-    """Arguments: input, weights, bias, multipliers, quant [4], output."""
-    plan = ConvPlan(conv, isa)
+def conv_kernel(
+    conv: Conv, isa: Isa, *, table: bool = False, into: Into | None = None, schedule: Blocking | None = None
+) -> Kernel:
+    """Arguments: input, weights, bias, multipliers, quant, [table uint8 [256]], output, which `into` places."""
+    isa = isa.gemm
+    plan = ConvPlan(conv, isa, schedule)
     block = plan.blocking
     count = conv.groups * plan.vectors * isa.lanes
     args = [
@@ -180,10 +203,11 @@ def conv_kernel(conv: Conv, isa: Isa) -> Kernel:
         ("bias", "int32", count),
         ("scale", "float32", count),
         ("quant", "int32", QUANT_PARAMS),
-        ("y", "uint8", conv.pixels * conv.out_channels),
+        *([("table", "uint8", 256)] if table else []),
+        ("y", "uint8", into.size if into else conv.pixels * conv.out_channels),
     ]
     packed = 0 if plan.direct else block.rows * plan.steps * isa.group
-    func = kernel(args, _ConvBody(plan).emit, scratch=(isa.packed, packed))
+    func = kernel(args, _ConvBody(plan, into).emit, scratch=(isa.packed, packed))
     units = -(-conv.pixels // block.rows) * max(block.splits, conv.groups)
     scratch = packed * np.dtype(isa.packed).itemsize
     return Kernel(func, tuple(a[1] for a in args), units, _grain(conv.macs, units), scratch)
@@ -197,13 +221,15 @@ def _grain(macs: int, units: int) -> int:
 class _ConvBody:
     """Emits the loops of one convolution."""
 
-    def __init__(self, plan: ConvPlan) -> None:
+    def __init__(self, plan: ConvPlan, into: Into | None) -> None:
+        channels = plan.conv.out_channels
+        self.stride, self.offset = (into.stride_of(channels), into.offset) if into else (channels, 0)
         self.plan, self.conv, self.isa, self.block = plan, plan.conv, plan.isa, plan.blocking
 
     def emit(self, body: Body) -> None:
-        self.x, self.w, self.bias, self.scale, self.quant, self.y = body.buffers
+        self.x, self.w, self.bias, self.scale, quant, *table, self.y = body.buffers
         self.packed, self.rolled = body.scratch, body.rolled
-        self.epilogue = Epilogue(self.isa, self.quant)
+        self.epilogue = Epilogue(self.isa, quant, *table)
         splits = max(self.block.splits, self.conv.groups)
         with loop(body.begin, body.end) as unit:
             first = T.bind(T.min(unit // splits * self.block.rows, self.conv.pixels - self.block.rows))
@@ -230,9 +256,9 @@ class _ConvBody:
         conv, row_size = self.conv, self.plan.steps * self.isa.group
         with loop(0, self.rolled(self.block.rows)) as i:
             pixel = T.bind(first + i)
-            column = T.bind(pixel % conv.out_width)
-            line = T.bind(pixel // conv.out_width % conv.out_height)
-            image = pixel // (conv.out_width * conv.out_height) if conv.batch > 1 else 0
+            column = opaque(pixel % conv.out_width)
+            line = opaque(pixel // conv.out_width % conv.out_height)
+            image = opaque(pixel // (conv.out_width * conv.out_height)) if conv.batch > 1 else 0
             x0 = T.bind(column * conv.stride[1] - conv.pad[1])
             with loop(0, self.rolled(conv.kernel[0])) as kh:
                 y0 = T.bind(line * conv.stride[0] - conv.pad[0] + kh * conv.dilation[0])
@@ -302,46 +328,84 @@ class _ConvBody:
         """Indices are sums with the constant part last: then an address of a step is one register plus a constant."""
         isa, steps, rows = self.isa, self.plan.steps, self.block.rows
         base = T.bind((group * self.plan.vectors + vector) * isa.lanes)
-        acc = [cells(vectors, "int32", isa.lanes) for _ in range(rows)]
+        acc = [cells(vectors, "int32", isa.lanes) for _ in range(rows + rows % isa.pixels)]
         for j in range(vectors):
             bias = T.bind(self.bias.load(base + j * isa.lanes, isa.lanes))
-            for row in acc:
-                row[j].set(bias)
+            for i, row in enumerate(acc):
+                row[j].set(bias if isa.pixels == 1 else shuffle([bias], _pair(i % 2)))
         size, width = steps * isa.group, isa.lanes * isa.group
         weights_base = T.bind(base * size)
         source, start = (self.x, T.bind(first * size)) if self.plan.direct else (self.packed, 0)
         with loop(0, steps) as k:
             tap = T.bind(weights_base + k * width)
-            weights = [T.bind(self.w.load(tap + j * (steps * width), width)) for j in range(vectors)]
             column = T.bind(start + k * isa.group)
-            for i, row in enumerate(acc):
-                activation = spread(isa, self._activation(source, column + i * size))
-                for sum_, w in zip(row, weights, strict=True):
-                    sum_.set(isa.dot(sum_.get(), activation, w, isa.lanes))
-        self._store(acc, first, group, vector, base)
+            if isa.pixels == 1:
+                self._dots(acc, source, column, tap)
+            else:
+                self._products(acc, source, column, tap)
+        self._store(self._by_row(acc)[:rows], first, group, vector, base)
+
+    def _dots(self, acc: list[list[Cell]], source: Flat, column: Expr, tap: Expr) -> None:
+        """One group of K for all accumulators; each pixel's activations go to every lane."""
+        isa, steps = self.isa, self.plan.steps
+        width = isa.lanes * isa.group
+        weights = [T.bind(self.w.load(tap + j * (steps * width), width)) for j in range(len(acc[0]))]
+        for i, row in enumerate(acc):
+            activation = spread(isa, self._activation(source, column + i * (steps * isa.group)))
+            for sum_, w in zip(row, weights, strict=True):
+                sum_.set(isa.dot(sum_.get(), activation, w, isa.lanes))
+
+    def _products(self, acc: list[list[Cell]], source: Flat, column: Expr, tap: Expr) -> None:
+        """The same with products of small matrices: two pixels with two channels, so that accumulators 2p and 2p + 1
+        hold the lower and the upper channels of pixels 2p and 2p + 1.
+        """
+        isa, steps = self.isa, self.plan.steps
+        width, half = isa.lanes * isa.group, isa.lanes * isa.group // 2
+        weights = [
+            [T.bind(self.w.load(tap + j * (steps * width) + part * half, half)) for part in (0, 1)]
+            for j in range(len(acc[0]))
+        ]
+        for i in range(0, len(acc), 2):
+            places = [column + min(i + n, self.block.rows - 1) * (steps * isa.group) for n in (0, 1)]
+            pair = T.bind(shuffle([T.bind(source.load(place, isa.group)) for place in places], range(2 * isa.group)))
+            for part in (0, 1):
+                for sum_, w in zip(acc[i + part], weights, strict=True):
+                    sum_.set(isa.dot(sum_.get(), pair, w[part], isa.lanes))
+
+    def _by_row(self, acc: list[list[Cell]]) -> list[list[Expr]]:
+        """The sums of each pixel, [rows][vectors]."""
+        if self.isa.pixels == 1:
+            return [[cell.get() for cell in row] for row in acc]
+        found: list[list[Expr]] = []
+        for low, high in zip(acc[::2], acc[1::2], strict=True):
+            both = [[T.bind(a.get()), T.bind(b.get())] for a, b in zip(low, high, strict=True)]
+            found += [
+                [T.bind(shuffle(pair, [2 * n, 2 * n + 1, 4 + 2 * n, 5 + 2 * n])) for pair in both] for n in (0, 1)
+            ]
+        return found
 
     def _activation(self, source: Flat, place: Expr) -> Expr:
         group = self.isa.group
         value = source.load(place, group)
         return value if group == 1 else bits(group_scalar(self.isa), value)
 
-    def _store(self, acc: list[list[Cell]], first: Expr, group: Expr, vector: Expr, base: Expr) -> None:
+    def _store(self, sums: list[list[Expr]], first: Expr, group: Expr, vector: Expr, base: Expr) -> None:
         isa, conv = self.isa, self.conv
         count = min(isa.lanes, conv.group_outputs)
         adjacent = conv.group_outputs % isa.lanes == 0
         places, scales = [], []
-        for j in range(len(acc[0])):
+        for j in range(len(sums[0])):
             scales.append(T.bind(self.scale.load(base + j * isa.lanes, isa.lanes)))
             channel = T.max(0, T.min((vector + j) * isa.lanes, conv.group_outputs - isa.lanes))
-            places.append(T.bind(first * conv.out_channels + group * conv.group_outputs + channel))
+            places.append(T.bind(first * self.stride + group * conv.group_outputs + channel + self.offset))
         pieces = [
-            Piece(
-                self.epilogue.level(cell.get(), scale),
-                place + i * conv.out_channels,
-                count,
-                follows=adjacent and j > 0,
-            )
-            for i, row in enumerate(acc)
-            for j, (cell, scale, place) in enumerate(zip(row, scales, places, strict=True))
+            Piece(acc, scale, place + i * self.stride, count, follows=adjacent and j > 0)
+            for i, row in enumerate(sums)
+            for j, (acc, scale, place) in enumerate(zip(row, scales, places, strict=True))
         ]
         self.epilogue.store(self.y, pieces)
+
+
+def _pair(part: int) -> list[int]:
+    """Lanes of a vector of four channels that one of two pairs of channels takes, for two pixels."""
+    return [2 * part, 2 * part + 1] * 2

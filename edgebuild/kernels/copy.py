@@ -1,10 +1,10 @@
 """Moving bytes: runs, strided boxes, gathers, fills, and byte tables."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from edgebuild.kernels.builder import Body, Expr, Flat, Kernel, cast, kernel, loop
+from edgebuild.kernels.builder import Body, Expr, Flat, Kernel, T, cast, kernel, loop, shuffle
 from edgebuild.kernels.isa import Isa
 
 WIDEST = 32  # elements of the widest copy step: one AVX2 register of bytes, and cheap on narrower machines
@@ -35,6 +35,25 @@ def copy_run(
             step(i * lanes)
     if count % lanes:
         step(count - lanes)
+
+
+@dataclass(frozen=True)
+class Into:
+    """A part of a larger tensor of `size` elements: lines of `line` elements, `stride` apart, from `offset` on."""
+
+    line: int
+    stride: int
+    offset: int
+    size: int
+
+    def fits(self, width: int) -> bool:
+        """Whether a result that is made in lines of `width` elements can go there."""
+        return self.line in (width, self.stride)
+
+    def stride_of(self, width: int) -> int:
+        """Distance of such lines."""
+        assert self.fits(width)
+        return self.stride if width == self.line else width
 
 
 @dataclass(frozen=True)
@@ -100,19 +119,22 @@ class Gather:
     inner: int
 
 
-def gather_kernel(gather: Gather, _isa: Isa) -> Kernel:
-    """Arguments: input, index int32 [count], output. A unit is one output line [inner]."""
+def gather_kernel(gather: Gather, _isa: Isa, *, into: Into | None = None) -> Kernel:
+    """Arguments: input, index int32 [count], output. A unit is one output line [inner], which `into` places."""
+    size = gather.outer * gather.count * gather.inner
+    into = into or Into(gather.inner, gather.inner, 0, size)
     args = [
         ("x", gather.dtype, gather.outer * gather.size * gather.inner),
         ("index", "int32", gather.count),
-        ("y", gather.dtype, gather.outer * gather.count * gather.inner),
+        ("y", gather.dtype, into.size),
     ]
 
     def emit(body: Body) -> None:
         x, index, y = body.buffers
         with loop(body.begin, body.end) as unit:
             source = (unit // gather.count * gather.size + index.load(unit % gather.count)) * gather.inner
-            copy_run(x, source, y, unit * gather.inner, gather.inner, lambda v, _: v)
+            target = unit * into.stride_of(gather.inner) + into.offset
+            copy_run(x, source, y, target, gather.inner, lambda v, _: v)
 
     units = gather.outer * gather.count
     return Kernel(kernel(args, emit), tuple(a[1] for a in args), units, max(1, min(units, 65536 // gather.inner)))
@@ -139,13 +161,46 @@ def fill_kernel(fill: Fill, _isa: Isa) -> Kernel:
     return Kernel(kernel(args, emit), tuple(a[1] for a in args), size, min(size, 65536))
 
 
-def table_kernel(size: int, _isa: Isa) -> Kernel:
-    """Arguments: input uint8, table uint8 [256], output uint8: SPEC section 7, table."""
-    args = [("x", "uint8", size), ("table", "uint8", 256), ("y", "uint8", size)]
+@dataclass(frozen=True)
+class Table:
+    """`size` bytes through tables of 256; element i takes table i mod `period`."""
+
+    size: int
+    period: int = 1
+
+
+def table_kernel(spec: Table, isa: Isa) -> Kernel:
+    """Arguments: input uint8, tables uint8 [period, 256], output uint8: SPEC section 7, table.
+
+    A step covers `period` vectors, so that each place in it always belongs to the same table.
+    """
+    size, period, lookup = spec.size, spec.period, isa.lookup
+    args = [("x", "uint8", size), ("table", "uint8", 256 * period), ("y", "uint8", size)]
+    fits = size % period == 0 and size >= period * isa.block
+    width = isa.block if lookup is not None and fits and (period == 1 or isa.lookups) else 1
+    step = width * period
+    units = -(-size // step)
 
     def emit(body: Body) -> None:
         x, table, y = body.buffers
         with loop(body.begin, body.end) as i:
-            y.store(i, table.load(cast("int32", x.load(i))))
+            start = T.bind(T.min(i * step, size - step))
+            for part in range(period):
+                place = start + part * width
+                value = T.bind(x.load(place, width))
+                if width == 1 or lookup is None:
+                    y.store(place, table.load(cast("int32", value) + part * 256))
+                    continue
+                found = [lookup(table, t * 256, value, width) for t in range(period)]
+                y.store(place, _interleaved(found, part * width, width), width)
 
-    return Kernel(kernel(args, emit), tuple(a[1] for a in args), size, min(size, 16384))
+    return Kernel(kernel(args, emit), tuple(a[1] for a in args), units, min(units, max(1, 16384 // step)))
+
+
+def _interleaved(found: Sequence[Expr], start: int, width: int) -> Expr:
+    """Element i of vector (start + i) mod len(found)."""
+    result = found[0]
+    for t in range(1, len(found)):
+        order = [width + i if (start + i) % len(found) == t else i for i in range(width)]
+        result = T.bind(shuffle([T.bind(result), T.bind(found[t])], order))
+    return result

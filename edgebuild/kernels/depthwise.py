@@ -12,7 +12,7 @@ import numpy as np
 
 from edgebuild.kernels.builder import Body, Cell, Expr, Kernel, T, cells, either, kernel, loop, splat
 from edgebuild.kernels.conv import Conv
-from edgebuild.kernels.copy import copy_run
+from edgebuild.kernels.copy import Into, copy_run
 from edgebuild.kernels.epilogue import QUANT_PARAMS, Epilogue, store_part
 from edgebuild.kernels.isa import PACK, Isa, converted, interleave, interleave_order, parts
 
@@ -35,10 +35,14 @@ class Section:
 
 @dataclass(frozen=True)
 class DepthwisePlan:
-    """A depthwise convolution on one instruction set: how its channels and columns are cut, and its constants."""
+    """A depthwise convolution on one instruction set: how its channels and columns are cut, and its constants.
+
+    `chosen` is a measured number of columns; without one the cost model chooses.
+    """
 
     conv: Conv
     isa: Isa
+    chosen: int | None = None
 
     @cached_property
     def sections(self) -> tuple[Section, ...]:
@@ -61,12 +65,17 @@ class DepthwisePlan:
         """Dots for one column of the kernel."""
         return -(-self.conv.kernel[0] // self.isa.group)
 
-    @cached_property
+    @property
     def columns(self) -> int:
-        """Output columns of one tile: as many accumulators as fit, few columns computed twice."""
+        """Output columns of one tile."""
+        return self.chosen or self.alternatives[0]
+
+    @cached_property
+    def alternatives(self) -> tuple[int, ...]:
+        """Every number of columns whose accumulators fit, the best by the cost model first."""
         held = len(self.passes[0]) + len(self.passes) - 1  # accumulators, and what earlier passes left
         most = max(1, (self.isa.registers - len(self.passes[0]) - 2) // held)
-        return min(range(1, min(most, self.conv.out_width) + 1), key=self._cost)
+        return tuple(sorted(range(1, min(most, self.conv.out_width) + 1), key=self._cost))
 
     def _cost(self, columns: int) -> tuple[float, int]:
         """Operations for one line: dots and requantization for each output, interleaving for each input column."""
@@ -146,9 +155,13 @@ class DepthwisePlan:
         return np.asarray((bias.astype(np.int64) - (zero_point - self.isa.bias) * sums).astype(np.int32))
 
 
-def depthwise_kernel(conv: Conv, isa: Isa) -> Kernel:
-    """Arguments: input, weights, bias, multipliers, quant, output. A unit is a chunk of lines of one block."""
-    plan = DepthwisePlan(conv, isa)
+def depthwise_kernel(
+    conv: Conv, isa: Isa, *, table: bool = False, into: Into | None = None, schedule: int | None = None
+) -> Kernel:
+    """Arguments: input, weights, bias, multipliers, quant, [table uint8 [256]], output, which `into` places. A unit is
+    a chunk of lines of one block.
+    """
+    plan = DepthwisePlan(conv, isa, schedule)
     lanes = sum(s.blocks * s.isa.block for s in plan.sections)
     weights = "int16" if isa.packed == "int16" else "int8"
     args = [
@@ -157,21 +170,24 @@ def depthwise_kernel(conv: Conv, isa: Isa) -> Kernel:
         ("bias", "int32", lanes),
         ("scale", "float32", lanes),
         ("quant", "int32", QUANT_PARAMS),
-        ("y", "uint8", conv.pixels * conv.channels),
+        *([("table", "uint8", 256)] if table else []),
+        ("y", "uint8", into.size if into else conv.pixels * conv.channels),
     ]
     units = conv.batch * plan.chunks * sum(s.blocks for s in plan.sections)
     grain = max(1, min(units, int(200_000 * units / max(conv.macs, 1))))
-    func = kernel(args, _DepthwiseBody(plan).emit, scratch=(isa.packed, plan.scratch))
+    func = kernel(args, _DepthwiseBody(plan, into).emit, scratch=(isa.packed, plan.scratch))
     scratch = plan.scratch * np.dtype(isa.packed).itemsize
     return Kernel(func, tuple(a[1] for a in args), units, grain, scratch)
 
 
 class _DepthwiseBody:
-    def __init__(self, plan: DepthwisePlan) -> None:
+    def __init__(self, plan: DepthwisePlan, into: Into | None) -> None:
         self.plan, self.conv = plan, plan.conv
+        channels = plan.conv.channels
+        self.stride, self.offset = (into.stride_of(channels), into.offset) if into else (channels, 0)
 
     def emit(self, body: Body) -> None:
-        self.x, self.w, self.bias, self.scale, self.quant, self.y = body.buffers
+        self.x, self.w, self.bias, self.scale, self.quant, *self.table, self.y = body.buffers
         self.ring, self.rolled = body.scratch, body.rolled
         first = 0
         for section in self.plan.sections:
@@ -183,7 +199,7 @@ class _DepthwiseBody:
     def _unit(self, section: Section, unit: Expr) -> None:
         plan, conv = self.plan, self.conv
         isa = section.isa
-        self.epilogue = Epilogue(isa, self.quant)
+        self.epilogue = Epilogue(isa, self.quant, *self.table)
         block = T.bind(unit // (conv.batch * plan.chunks)) if section.blocks > 1 else 0
         image = T.bind(unit // plan.chunks % conv.batch) if conv.batch > 1 else 0
         channel = T.bind(block * isa.block + section.start)
@@ -240,7 +256,7 @@ class _DepthwiseBody:
         weights = T.bind(lanes * (plan.taps * isa.group))
         with loop(0, -(-conv.out_width // plan.columns)) as i:
             first = T.bind(T.min(i * plan.columns, conv.out_width - plan.columns))
-            at = (place[0] + first) * conv.channels + place[1]
+            at = (place[0] + first) * self.stride + place[1] + self.offset
             halves: list[list[Expr]] = [[] for _ in range(plan.columns)]
             for vectors in plan.passes:
                 acc = self._accumulators(isa, lanes, vectors)
@@ -248,8 +264,8 @@ class _DepthwiseBody:
                 self._requantize(acc, halves, isa, lanes, vectors)
             order = interleave_order(isa)
             for column, pair in enumerate(halves):
-                packed = self.epilogue.block(*pair, order)
-                store_part(self.y, at + column * conv.channels, packed, isa.block, 0, section.count)
+                packed = self.epilogue.block(pair[0], pair[1], order)
+                store_part(self.y, at + column * self.stride, packed, isa.block, 0, section.count)
 
     def _accumulators(self, isa: Isa, lanes: Expr, vectors: range) -> list[list[Cell]]:
         """[columns][vectors], starting from the bias."""

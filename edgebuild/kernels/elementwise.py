@@ -1,8 +1,10 @@
 """Residual add and mul of two quantized tensors (SPEC section 7)."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from edgebuild.kernels.builder import Body, Expr, Flat, Kernel, T, bits, cast, kernel, loop, splat
+from edgebuild.kernels.copy import Into
 from edgebuild.kernels.epilogue import QUANT_PARAMS, Epilogue
 from edgebuild.kernels.isa import PACK, Isa
 
@@ -20,31 +22,44 @@ class Binary:
     broadcast: bool = False
 
 
-def binary_kernel(binary: Binary, isa: Isa) -> Kernel:
-    """Arguments: a, b, params [11], output. add: acc = A·a + B·b + constant; mul: acc = (a − z_a)·(b − z_b)."""
+def binary_kernel(binary: Binary, isa: Isa, *, table: bool = False, into: Into | None = None) -> Kernel:
+    """Arguments: a, b, params [11], [table uint8 [256]], output, which `into` places.
+
+    add: acc = A·a + B·b + constant; mul: acc = (a − z_a)·(b − z_b).
+    """
     size = binary.rows * binary.inner
-    second = binary.inner if binary.broadcast else size
-    run = binary.inner if binary.broadcast else size
+    run = binary.inner if binary.broadcast else size if into is None else into.line
     isa = _fitting(isa, run)
     width = min(isa.block, 1 << (run.bit_length() - 1))
-    steps = -(-run // width)
-    args = [("a", "uint8", size), ("b", "uint8", second), ("params", "int32", PARAMS), ("y", "uint8", size)]
-    per_unit = 1 if binary.broadcast else max(1, CHUNK // width)
+    steps, rows = -(-run // width), size // run
+    args = [
+        ("a", "uint8", size),
+        ("b", "uint8", binary.inner if binary.broadcast else size),
+        ("params", "int32", PARAMS),
+        *([("table", "uint8", 256)] if table else []),
+        ("y", "uint8", into.size if into else size),
+    ]
+    stride, offset = (into.stride_of(run), into.offset) if into else (run, 0)
+    second = 0 if binary.broadcast else run
+    per_unit = max(1, CHUNK // width) if rows == 1 else 1
 
     def emit(body: Body) -> None:
-        a, b, params, y = body.buffers
-        step = _Step(binary.kind, isa, width, params)
-        if binary.broadcast:
-            with loop(body.begin, body.end) as row, loop(0, steps) as i:
-                place = T.bind(T.min(i * width, run - width))
-                step.emit((a, row * run + place), (b, place), y)
-            return
-        with loop(body.begin * per_unit, T.min(body.end * per_unit, steps)) as i:
-            place = T.bind(T.min(i * width, run - width))
-            step.emit((a, place), (b, place), y)
+        a, b, params, *tables, y = body.buffers
+        step = _Step(binary.kind, isa, width, params, tables)
 
-    units = binary.rows if binary.broadcast else -(-steps // per_unit)
-    grain = max(1, min(units, 4 * CHUNK // run if binary.broadcast else 4))
+        def line(row: Expr, begin: Expr, end: Expr) -> None:
+            with loop(begin, end) as i:
+                place = T.bind(T.min(i * width, run - width))
+                step.emit((a, row * run + place), (b, row * second + place), (y, row * stride + place + offset))
+
+        if rows == 1:
+            line(0, body.begin * per_unit, T.min(body.end * per_unit, steps))
+            return
+        with loop(body.begin, body.end) as row:
+            line(row, 0, steps)
+
+    units = -(-steps // per_unit) if rows == 1 else rows
+    grain = max(1, min(units, 4 if rows == 1 else 4 * CHUNK // run))
     return Kernel(kernel(args, emit), tuple(a[1] for a in args), units, grain)
 
 
@@ -59,21 +74,22 @@ def _fitting(isa: Isa, run: int) -> Isa:
 class _Step:
     """One block of elements; runs shorter than the shortest block take a vector of their own length."""
 
-    def __init__(self, kind: str, isa: Isa, width: int, params: Flat) -> None:
+    def __init__(self, kind: str, isa: Isa, width: int, params: Flat, table: Sequence[Flat]) -> None:
         self.kind, self.isa, self.width, self.params = kind, isa, width, params
-        self.epilogue = Epilogue(isa, params)
+        self.epilogue = Epilogue(isa, params, *table)
 
-    def emit(self, left: tuple[Flat, Expr], right: tuple[Flat, Expr], y: Flat) -> None:
+    def emit(self, left: tuple[Flat, Expr], right: tuple[Flat, Expr], result: tuple[Flat, Expr]) -> None:
+        y, target = result
         if self.width < self.isa.block:
             acc = self._accumulate(left, right, 0, self.width)
             multiplier = self._param(0, self.width, "float32")
-            y.store(left[1], self.epilogue.single(acc, multiplier, self.width), self.width)
+            y.store(target, self.epilogue.single(acc, multiplier, self.width), self.width)
             return
         lanes = self.isa.lanes
         multiplier = self._param(0, lanes, "float32")
         levels = [self.epilogue.level(self._accumulate(left, right, k * lanes, lanes), multiplier) for k in range(PACK)]
         halves = [self.epilogue.half(*levels[i : i + 2]) for i in (0, 2)]
-        y.store(left[1], self.epilogue.block(halves[0], halves[1]), self.width)
+        y.store(target, self.epilogue.block(halves[0], halves[1]), self.width)
 
     def _accumulate(self, left: tuple[Flat, Expr], right: tuple[Flat, Expr], offset: int, lanes: int) -> Expr:
         a, b = (cast("int32", buffer.load(place + offset, lanes), lanes) for buffer, place in (left, right))

@@ -13,22 +13,25 @@ QUANT_PARAMS = 5  # hi − z_y as float32 bits, z_y, lo, hi, z_x
 
 @dataclass(frozen=True)
 class Piece:
-    """One vector of levels (`Epilogue.level`) and where its first element goes.
+    """One vector of accumulators with its multipliers, and where its first element goes.
 
     `count` elements are stored; `follows`: they lie directly behind the piece before.
     """
 
-    level: Expr
+    acc: Expr
+    multiplier: Expr
     place: Expr
     count: int
     follows: bool = False
 
 
 class Epilogue:
-    """The parameters of one operator's output, `quant` int32 [QUANT_PARAMS], loaded once."""
+    """The parameters of one operator's output, `quant` int32 [QUANT_PARAMS], loaded once; bytes then go through
+    `table`, where there is one.
+    """
 
-    def __init__(self, isa: Isa, quant: Flat) -> None:
-        self.isa = isa
+    def __init__(self, isa: Isa, quant: Flat, table: Flat | None = None) -> None:
+        self.isa, self.table = isa, table
         self.top = T.bind(bits("float32", quant.load(0)))
         self.zero = T.bind(quant.load(1))
         self.low, self.high = (T.bind(cast("uint8", quant.load(i))) for i in (2, 3))
@@ -58,6 +61,9 @@ class Epilogue:
         size = self.isa.block
         packed = self.isa.pack8(first, second, self.isa.lanes)
         packed = T.max(T.min(packed, splat(self.high, size)), splat(self.low, size))
+        if self.table is not None:
+            assert self.isa.lookup is not None
+            packed = self.isa.lookup(self.table, 0, T.bind(packed), size)
         found = self.isa.narrow_order()
         if order is not None:
             found = order.reshape(-1)[found]
@@ -71,7 +77,10 @@ class Epilogue:
         """The same for steps that are float32 already."""
         value = T.min(value, splat(self.top, lanes))
         level = T.min(magic_round(value, lanes) + splat(self.zero, lanes), splat(cast("int32", self.high), lanes))
-        return cast("uint8", T.max(level, splat(cast("int32", self.low), lanes)), lanes)
+        level = T.max(level, splat(cast("int32", self.low), lanes))
+        if self.table is not None:
+            return self.table.load(level)
+        return cast("uint8", level, lanes)
 
     def store(self, target: Flat, pieces: Sequence[Piece]) -> None:
         """Stores every piece."""
@@ -80,7 +89,8 @@ class Epilogue:
 
     def _store_block(self, target: Flat, pieces: Sequence[Piece]) -> None:
         lanes = self.isa.lanes
-        levels = [pieces[min(i, len(pieces) - 1)].level for i in range(PACK)]
+        filled = [pieces[min(i, len(pieces) - 1)] for i in range(PACK)]
+        levels = [self.level(piece.acc, piece.multiplier) for piece in filled]
         packed = self.block(self.half(*levels[:2]), self.half(*levels[2:]))
         start = 0
         for i, piece in enumerate(pieces):
@@ -103,9 +113,24 @@ def _permuted(value: Expr, order: np.ndarray) -> Expr:
 
 
 def store_part(target: Flat, place: Expr, value: Expr, total: int, start: int, count: int) -> None:
-    """Stores elements [start, start + count) of a vector of `total`, in steps of powers of two."""
+    """Stores elements [start, start + count) of a vector of `total`, in steps of powers of two.
+
+    They are taken out by words of four bytes: LLVM does not come to an end with some shuffles of 64 single bytes.
+    """
+    if count == total:
+        target.store(place, value, total)
+        return
+    words = T.bind(bits("int32", value, total // 4))
     while count:
         size = 1 << (count.bit_length() - 1)
-        part = value if size == total else shuffle([value], range(start, start + size))
-        target.store(place, part, size)
+        target.store(place, _taken(words, start, size), size)
         place, start, count = place + size, start + size, count - size
+
+
+def _taken(words: Expr, start: int, size: int) -> Expr:
+    """Bytes [start, start + size) of a vector of words; they cross no word that they do not fill."""
+    part = shuffle([words], range(start // 4, start // 4 + max(1, size // 4)))
+    if size >= 4:
+        return bits("uint8", part, size)
+    shifted = bits("uint32", part) >> T.uint32(8 * (start % 4))
+    return cast("uint8", shifted) if size == 1 else bits("uint8", cast("uint16", shifted), 2)

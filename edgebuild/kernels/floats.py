@@ -7,7 +7,6 @@ run in the SPEC's order.
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 from edgebuild.kernels.builder import (
@@ -22,11 +21,11 @@ from edgebuild.kernels.builder import (
     bits,
     cast,
     cell,
-    either,
     fence,
     intrinsic,
     kernel,
     loop,
+    shuffle,
     splat,
     vector,
     when,
@@ -38,17 +37,26 @@ Tree = tuple[Any, ...]  # ("load", operand) | (operator, dtype of the result, *t
 _LIMITS = {"uint8": (0.0, 255.0), "int8": (-128.0, 127.0), "int32": (-2147483648.0, 2147483520.0)}
 _EXP = (1.39819994e-3, 8.33345205e-3, 4.16657962e-2, 1.66666657e-1, 0.5)
 
+_LOG = (
+    7.0376836292e-2, -1.1514610310e-1, 1.1676998740e-1, -1.2420140846e-1, 1.4249322787e-1, -1.6668057665e-1,
+    2.0000714765e-1, -2.4999993993e-1, 3.3333331174e-1,
+)  # fmt: skip
+_LEAST_LOG = 2.0**-126
+_ROOT_BITS = 0x3F3504F3  # sqrt(½)
+_ERF = (0.3275911, 1.061405429, -1.453152027, 1.421413741, -0.284496736, 0.254829592)
+
 
 @dataclass(frozen=True)
 class Map:
     """out[i] = tree(operands[i]): `dims` in memory order of the output; each operand (dtype, strides), stride 0 where
-    it is broadcast.
+    it is broadcast. `period`: constants along the innermost dimension repeat after so many elements; 0: they do not.
     """
 
     dims: tuple[int, ...]
     dtype: str
     operands: tuple[tuple[str, tuple[int, ...]], ...]
     tree: Tree
+    period: int = 0
 
 
 def collapse(dims: Sequence[int], strides: Sequence[Sequence[int]]) -> tuple[tuple[int, ...], list[tuple[int, ...]]]:
@@ -122,16 +130,19 @@ def _load(buffer: Flat, index: Expr, dtype: str, stride: int, lanes: int) -> Exp
     return cast("bool", value, lanes) if dtype == "bool" else value
 
 
-def evaluate(tree: Tree, loads: Sequence[Expr], lanes: int) -> Expr:
-    """The TIR expression of a tree."""
+def evaluate(tree: Tree, loads: Sequence[Expr], lanes: int, made: dict[int, Expr] | None = None) -> Expr:
+    """The TIR expression of a tree; a part that stands in several places, the same object, is `made` once."""
+    made = {} if made is None else made
     if tree[0] == "load":
         return loads[tree[1]]
     operator, dtype, *children = tree
     types = [_dtype(c) for c in children]
-    values = [evaluate(c, loads, lanes) for c in children]
-    # TVM's range analysis cannot bind a vector of bool
-    values = [v if t == "bool" else T.bind(v) for v, t in zip(values, types, strict=True)]
-    return _OPERATORS[operator](_Context(dtype, types, lanes), *values)
+    for child, child_dtype in zip(children, types, strict=True):
+        if id(child) not in made:
+            value = evaluate(child, loads, lanes, made)
+            # TVM's range analysis cannot bind a vector of bool
+            made[id(child)] = value if child_dtype == "bool" else T.bind(value)
+    return _OPERATORS[operator](_Context(dtype, types, lanes), *(made[id(child)] for child in children))
 
 
 def _dtype(tree: Tree) -> str:
@@ -199,6 +210,48 @@ def exponential(a: Expr, lanes: int) -> Expr:
     return fence(p * power, lanes)
 
 
+def logarithm(a: Expr, lanes: int) -> Expr:
+    """SPEC section 8.3."""
+
+    def number(value: float) -> Expr:
+        return splat(T.float32(value), lanes)
+
+    def product(x: Expr, y: Expr) -> Expr:
+        return fence(x * y, lanes)
+
+    pattern = T.bind(bits("int32", T.max(a, number(_LEAST_LOG)), lanes))
+    # 0.70710678 ≤ mantissa < 1.41421356: the exponent of x / sqrt(½)
+    shifted = T.bind(pattern - splat(T.int32(_ROOT_BITS), lanes))
+    exponent = T.bind(shifted >> splat(T.int32(23), lanes))
+    mantissa = bits("float32", pattern - (exponent << splat(T.int32(23), lanes)), lanes)
+    x = T.bind(fence(mantissa - number(1.0), lanes))
+    n, z = T.bind(cast("float32", exponent, lanes)), T.bind(product(x, x))
+    p = number(_LOG[0])
+    for coefficient in _LOG[1:]:
+        p = T.bind(product(p, x) + number(coefficient))
+    p = product(product(p, x), z)
+    p = p + product(n, number(-2.12194440e-4))
+    p = p - product(z, number(0.5))
+    result = fence((x + p) + product(n, number(0.693359375)), lanes)
+    return T.Select(a <= number(0.0), T.Select(a < number(0.0), number(float("nan")), number(float("-inf"))), result)
+
+
+def _erf(c: _Context, a: Expr) -> Expr:
+    """SPEC section 8.4."""
+
+    def product(x: Expr, y: Expr) -> Expr:
+        return fence(x * y, c.lanes)
+
+    magnitude = T.bind(_unary("fabs")(c, a))
+    t = T.bind(fence(c.constant(1.0) / (product(magnitude, c.constant(_ERF[0])) + c.constant(1.0)), c.lanes))
+    p = c.constant(_ERF[1])
+    for coefficient in _ERF[2:]:
+        p = T.bind(product(p, t) + c.constant(coefficient))
+    power = exponential(c.constant(0.0) - product(magnitude, magnitude), c.lanes)
+    value = T.bind(fence(c.constant(1.0) - product(product(p, t), power), c.lanes))
+    return T.Select(a < c.constant(0.0), c.constant(0.0) - value, value)
+
+
 def _sigmoid(c: _Context, a: Expr) -> Expr:
     return c.constant(1.0) / (c.constant(1.0) + exponential(c.constant(0.0) - a, c.lanes))
 
@@ -230,6 +283,8 @@ _OPERATORS: dict[str, Callable[..., Expr]] = {
     "exp": lambda c, a: exponential(a, c.lanes),
     "sigmoid": _sigmoid,
     "tanh": _tanh,
+    "log": lambda c, a: logarithm(a, c.lanes),
+    "erf": _erf,
     "equal": lambda _, a, b: a == b,
     "less": lambda _, a, b: a < b,
     "greater": lambda _, a, b: a > b,
@@ -277,7 +332,9 @@ def reduce_kernel(spec: Reduce, isa: Isa) -> Kernel:
             place = T.bind(T.min(unit % steps * lanes, inner[0] - lanes))
             source = T.bind(_index(line, [s for s, _ in outer], [t for _, t in outer]) + place * inner[1])
             target = line * inner[0] + place
-            if spec.kind == "argmax":
+            if _is_row(spec, isa):
+                _row_extremum(spec, isa.wide, x, source, y, target)
+            elif spec.kind == "argmax":
                 _argmax(spec, body, x, source, y, target)
             else:
                 _fold(spec, body, x, source, y, target, lanes)
@@ -285,6 +342,55 @@ def reduce_kernel(spec: Reduce, isa: Isa) -> Kernel:
     units = lines * steps
     work = math.prod([n for n, _ in spec.reduced])
     return Kernel(kernel(args, emit), (spec.dtype, out_dtype), units, max(1, min(units, 16384 // max(work * lanes, 1))))
+
+
+def _is_row(spec: Reduce, isa: Isa) -> bool:
+    """Whether an extremum is looked for among neighbours in memory, enough of them to fill vectors."""
+    along = len(spec.reduced) == 1 and spec.reduced[0][1] == 1 and spec.reduced[0][0] >= 2 * isa.wide
+    return along and spec.dtype == "float32" and spec.kind in ("max", "min", "argmax")
+
+
+def _row_extremum(spec: Reduce, lanes: int, x: Flat, source: Expr, y: Flat, target: Expr) -> None:
+    """By vectors, whose last overlaps the one before; for argmax a second walk looks for the first place."""
+    size = spec.reduced[0][0]
+    combine = T.min if spec.kind == "min" else T.max
+    best = cell("float32", lanes)
+    best.set(x.load(source, lanes))
+
+    def steps(step: Callable[[Expr, Expr], None]) -> None:
+        with loop(0, -(-size // lanes)) as i:
+            place = T.bind(T.min(i * lanes, size - lanes))
+            step(place, x.load(source + place, lanes))
+
+    steps(lambda _, value: best.set(combine(best.get(), value)))
+    top = _across(best, lanes, combine)
+    if spec.kind != "argmax":
+        y.store(target, top)
+        return
+    first = cell("int32", lanes)
+    first.set(splat(T.int32(size), lanes))
+
+    def look(place: Expr, value: Expr) -> None:
+        index = T.ramp(place, 1, lanes)
+        found = T.Select(value == splat(top, lanes), index, splat(T.int32(size), lanes))
+        first.set(T.min(first.get(), found))
+
+    steps(look)
+    place = _across(first, lanes, T.min)
+    y.store(target, cast("int64", T.Select(place < size, place, T.int32(0))))  # nothing equals a NaN
+
+
+def _across(vector_cell: Cell, lanes: int, combine: Callable[[Expr, Expr], Expr]) -> Expr:
+    """The lanes of a vector combined, halves first."""
+    value = T.bind(vector_cell.get())
+    while lanes > 1:
+        lanes //= 2
+        if lanes == 1:
+            value = T.bind(combine(shuffle([value], [0]), shuffle([value], [1])))
+        else:
+            low, high = (T.bind(shuffle([value], range(start, start + lanes))) for start in (0, lanes))
+            value = T.bind(combine(low, high))
+    return value
 
 
 def _fold(spec: Reduce, body: Body, x: Flat, source: Expr, y: Flat, target: Expr, lanes: int) -> None:
@@ -332,48 +438,6 @@ def _nest(
 
 
 @dataclass(frozen=True)
-class Softmax:
-    """Over the middle axis of [outer, size, inner]."""
-
-    outer: int
-    size: int
-    inner: int
-
-
-def softmax_kernel(spec: Softmax, isa: Isa) -> Kernel:
-    """Arguments: input, output. A unit is one row."""
-    count = spec.outer * spec.size * spec.inner
-    lanes = min(isa.wide, 1 << (spec.size.bit_length() - 1)) if spec.inner == 1 else 1
-
-    def emit(body: Body) -> None:
-        x, y = body.buffers
-        with loop(body.begin, body.end) as unit:
-            base = T.bind(unit // spec.inner * (spec.size * spec.inner) + unit % spec.inner)
-            top = cell("float32")
-            top.set(x.load(base))
-            with loop(1, spec.size) as i:
-                top.set(T.max(top.get(), x.load(base + i * spec.inner)))
-            whole = spec.size // lanes
-            with loop(0, whole) as i:
-                at = base + i * (lanes * spec.inner)
-                y.store(at, exponential(x.load(at, lanes) - splat(top.get(), lanes), lanes), lanes)
-            with loop(whole * lanes, spec.size) as i:
-                at = base + i * spec.inner
-                y.store(at, exponential(x.load(at) - top.get(), 1))
-            total = cell("float32")
-            total.set(y.load(base))
-            with loop(1, spec.size) as i:
-                total.set(total.get() + y.load(base + i * spec.inner))
-            with loop(0, spec.size) as i:
-                at = base + i * spec.inner
-                y.store(at, y.load(at) / total.get())
-
-    units = spec.outer * spec.inner
-    func = kernel([("x", "float32", count), ("y", "float32", count)], emit)
-    return Kernel(func, ("float32", "float32"), units, max(1, min(units, 1024 // spec.size)))
-
-
-@dataclass(frozen=True)
 class Resize:
     """Linear resize of one axis: [outer, size, inner] → [outer, count, inner] with `taps` taps an output."""
 
@@ -412,97 +476,3 @@ def resize_kernel(spec: Resize, isa: Isa) -> Kernel:
 
     units = spec.outer * spec.count
     return Kernel(kernel(args, emit), tuple(a[1] for a in args), units, max(1, min(units, 8192 // spec.inner)))
-
-
-@dataclass(frozen=True)
-class MatMul:
-    """[batch, rows, depth] × [batch or 1, depth, columns] → [batch, rows, columns], all row-major; `bias` adds
-    [columns].
-    """
-
-    batch: int
-    rows: int
-    depth: int
-    columns: int
-    shared: bool
-    bias: bool
-
-
-def matmul_kernel(spec: MatMul, isa: Isa) -> Kernel:
-    """Arguments: a, b, [bias], output. A unit is one output row."""
-    lanes = min(isa.wide, 1 << (spec.columns.bit_length() - 1))
-    args = [
-        ("a", "float32", spec.batch * spec.rows * spec.depth),
-        ("b", "float32", (1 if spec.shared else spec.batch) * spec.depth * spec.columns),
-        *([("bias", "float32", spec.columns)] if spec.bias else []),
-        ("y", "float32", spec.batch * spec.rows * spec.columns),
-    ]
-
-    def emit(body: Body) -> None:
-        a, b, *bias, y = body.buffers
-        with loop(body.begin, body.end) as unit, loop(0, -(-spec.columns // lanes)) as i:
-            place = T.bind(T.min(i * lanes, spec.columns - lanes))
-            matrix = 0 if spec.shared else unit // spec.rows * (spec.depth * spec.columns)
-            total = cell("float32", lanes)
-
-            def term(k: Expr, matrix: Expr = matrix, place: Expr = place, unit: Expr = unit) -> Expr:
-                row = splat(a.load(unit * spec.depth + k), lanes)
-                return fence(row * b.load(matrix + k * spec.columns + place, lanes), lanes)
-
-            total.set(term(0))
-            with loop(1, spec.depth) as k:
-                total.set(total.get() + term(k))
-            if bias:
-                total.set(total.get() + bias[0].load(place, lanes))
-            y.store(unit * spec.columns + place, total.get(), lanes)
-
-    units = spec.batch * spec.rows
-    return Kernel(
-        kernel(args, emit), tuple(x[1] for x in args), units, max(1, min(units, 65536 // (spec.depth * lanes)))
-    )
-
-
-def _set_from(target: Cell, buffer: Flat, index: Expr) -> None:
-    target.set(buffer.load(index))
-
-
-def conv_float_kernel(conv: Any, isa: Isa, *, bias: bool) -> Kernel:
-    """Arguments: input NHWC, weights [groups, I/groups, kh, kw, O/groups], [bias], output. A unit is one output
-    pixel.
-    """
-    outputs, inputs = conv.group_outputs, conv.group_channels
-    lanes = min(isa.wide, 1 << (outputs.bit_length() - 1))
-    args = [
-        ("x", "float32", conv.batch * conv.height * conv.width * conv.channels),
-        ("w", "float32", conv.groups * conv.depth * outputs),
-        *([("bias", "float32", conv.out_channels)] if bias else []),
-        ("y", "float32", conv.pixels * conv.out_channels),
-    ]
-
-    def emit(body: Body) -> None:
-        x, w, *offset, y = body.buffers
-        with loop(body.begin, body.end) as pixel, loop(0, conv.groups) as group, loop(0, -(-outputs // lanes)) as i:
-            place = T.bind(T.min(i * lanes, outputs - lanes))
-            image = pixel // (conv.out_height * conv.out_width)
-            top = T.bind(pixel // conv.out_width % conv.out_height * conv.stride[0] - conv.pad[0])
-            left = T.bind(pixel % conv.out_width * conv.stride[1] - conv.pad[1])
-            total = cell("float32", lanes)
-            total.set(splat(T.float32(-0.0), lanes))  # −0 + x is x for every x
-            with (
-                loop(0, body.rolled(inputs)) as c,
-                loop(0, body.rolled(conv.kernel[0])) as kh,
-                loop(0, body.rolled(conv.kernel[1])) as kw,
-            ):
-                row, column = T.bind(top + kh * conv.dilation[0]), T.bind(left + kw * conv.dilation[1])
-                value = cell("float32")
-                source = ((image * conv.height + row) * conv.width + column) * conv.channels + group * inputs + c
-                inside = T.And(T.And(row >= 0, row < conv.height), T.And(column >= 0, column < conv.width))
-                either(inside, partial(_set_from, value, x, source), partial(value.set, T.float32(0.0)))
-                tap = (((group * inputs + c) * conv.kernel[0] + kh) * conv.kernel[1] + kw) * outputs + place
-                total.set(total.get() + fence(splat(value.get(), lanes) * w.load(tap, lanes), lanes))
-            if offset:
-                total.set(total.get() + offset[0].load(group * outputs + place, lanes))
-            y.store(pixel * conv.out_channels + group * outputs + place, total.get(), lanes)
-
-    grain = max(1, min(conv.pixels, 65536 // max(conv.depth * conv.out_channels, 1)))
-    return Kernel(kernel(args, emit), tuple(a[1] for a in args), conv.pixels, grain)

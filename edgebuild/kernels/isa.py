@@ -10,45 +10,49 @@ from typing import Any
 
 import numpy as np
 
-from edgebuild.kernels.builder import ROUND_BITS, ROUND_MAGIC, Expr, Flat, T, bits, cast, intrinsic, shuffle, splat
+from edgebuild.kernels import lookup as tables
+from edgebuild.kernels.builder import ROUND_BITS, ROUND_MAGIC, Expr, T, bits, cast, intrinsic, shuffle, splat
 
 PACK = 4  # vectors of int32 that become one vector of uint8
 
 Dot = Callable[[Expr, Expr, Expr, int], Expr]
 Round = Callable[[Expr, int], Expr]
 Pack = Callable[[Expr, Expr, int], Expr]
-Lookup = Callable[[Flat, Expr, int], Expr]
 
 
 @dataclass(frozen=True)
 class Cost:
     """What a step of the GEMM costs, in cycles and micro-operations: the multiply ports are busy for `dot_cycles`, one
-    accumulator is busy for `chain` cycles, a dot issues `dot_uops` and a vector of weights `weight_uops`.
+    accumulator is busy for `chain` cycles, a dot issues `dot_uops` and a vector of weights `weight_uops`; a block of
+    more than `tile` accumulators delays the next one. Measured where this machine has the instructions (NOTES.md).
     """
 
     dot_cycles: float
     chain: float
     dot_uops: int
     weight_uops: int
+    tile: int = 16
 
     def step(self, rows: int, vectors: int) -> float:
-        """Cycles of one step of a block of rows × vectors accumulators, on a core that issues five operations."""
+        """Cycles of one step of a block of rows × vectors accumulators, on a core that issues five operations and loads
+        as many vectors as it multiplies.
+        """
         dots = rows * vectors
         uops = dots * self.dot_uops + vectors * self.weight_uops + rows
-        return max(dots * self.dot_cycles, uops / 5, self.chain)
+        return max(dots * self.dot_cycles, uops / 5, self.chain, (rows + vectors) * self.dot_cycles)
 
 
 @dataclass(frozen=True)
 class Isa:
     """One instruction set at one vector length.
 
-    `lanes`: int32 lanes of a vector. `registers`: vectors that the CPU holds. `group`: elements of K that one dot takes.
+    `lanes`: int32 lanes of a vector. `registers`: vectors that the CPU holds. `group`: elements of K that a dot takes.
     `packed`: dtype of the activations that it multiplies; `bias`: what packing subtracts from a uint8 activation.
     `dot(acc, x, w, lanes)`: int32 [lanes] + Σ over each group of x · w, both [lanes · group], w int8 or `packed`.
     `direct`: it takes unpacked uint8 activations. `round(x, lanes)`: float32 below 2^22 to the nearest int32, ties to
     even; what is far below −2^15 becomes any int32 below −2^15. `pack16(a, b, lanes)`: two int32 vectors saturated to
-    one of int16, and `pack8(a, b, lanes)`: two of those saturated to uint8; the order is `narrow_order`. `lookup(table, index, count)`: table[index] for uint8
-    vectors, or None where it is no faster than byte by byte.
+    one of int16, and `pack8(a, b, lanes)`: two of those saturated to uint8; the order is `narrow_order`. `lookup`: byte
+    tables read by vectors, or None where that is no faster than byte by byte.
     """
 
     name: str
@@ -64,7 +68,10 @@ class Isa:
     cost: Cost
     direct: bool = False
     interleaved: bool = False
-    lookup: Lookup | None = None
+    lookup: tables.Lookup | None = None
+    lookups: bool = False
+    pixels: int = 1
+    matrix: "Isa | None" = None
 
     @property
     def wide(self) -> int:
@@ -77,6 +84,11 @@ class Isa:
     def block(self) -> int:
         """Bytes of one block: PACK vectors."""
         return PACK * self.lanes
+
+    @property
+    def gemm(self) -> "Isa":
+        """The instructions for convolutions and matrices of weights."""
+        return self.matrix or self
 
     def at(self, lanes: int) -> "Isa":
         """The same instructions on shorter vectors."""
@@ -156,8 +168,22 @@ def _sdot(acc: Expr, x: Expr, w: Expr, _: int) -> Expr:
     return intrinsic("llvm.aarch64.neon.sdot.v4i32.v16i8", "int32x4", acc, w, x)
 
 
+def _usdot(acc: Expr, x: Expr, w: Expr, _: int) -> Expr:
+    return intrinsic("llvm.aarch64.neon.usdot.v4i32.v16i8", "int32x4", acc, bits("int8", x, 16), w)
+
+
+def _usmmla(acc: Expr, x: Expr, w: Expr, _: int) -> Expr:
+    """[2 pixels, 8] × [2 channels, 8]ᵀ: all pairs of rows."""
+    return intrinsic("llvm.aarch64.neon.usmmla.v4i32.v16i8", "int32x4", acc, bits("int8", x, 16), w)
+
+
 def _smull(acc: Expr, x: Expr, w: Expr, _: int) -> Expr:
     return acc + intrinsic("llvm.aarch64.neon.smull.v4i32", "int32x4", cast("int16", w, 4), x)
+
+
+def _widening(acc: Expr, x: Expr, w: Expr, lanes: int) -> Expr:
+    """Int16 × int16 → int32 in plain TIR: LLVM makes vwmacc of it on RISC-V's vectors, mul and add elsewhere."""
+    return acc + cast("int32", x, lanes) * cast("int32", cast("int16", w, lanes), lanes)
 
 
 def magic_round(x: Expr, lanes: int) -> Expr:
@@ -204,18 +230,56 @@ def _arm_pack8(a: Expr, b: Expr, _: int) -> Expr:
     return shuffle(halves, range(16))
 
 
+def _rvv_round(x: Expr, lanes: int) -> Expr:
+    """Vfcvt rounds by frm, which the runtime sets to nearest even, and saturates."""
+    return intrinsic("llvm.lrint", f"int32x{lanes}", x)
+
+
+def _plain_pack(narrow: str, wide: str, low: int, high: int, parts: int) -> Pack:
+    """A clamp and a cast, `parts` · lanes elements each of a and b; RISC-V's vnclip is what LLVM makes of it."""
+
+    def pack(a: Expr, b: Expr, lanes: int) -> Expr:
+        count = parts * lanes
+        least, most = (splat(cast(wide, value), count) for value in (low, high))
+        halves = [T.bind(cast(narrow, T.min(T.max(v, least), most), count)) for v in (a, b)]
+        return shuffle(halves, range(2 * count))
+
+    return pack
+
+
 _VNNI = _x86_dot({n: f"llvm.x86.avx512.vpdpbusd.{32 * n}" for n in (4, 8, 16)})
 _X86: dict[str, Any] = {"round": _x86_round, "pack16": _x86_pack16, "pack8": _x86_pack8, "interleaved": True}
-_ARM: dict[str, Any] = {"round": _arm_round, "pack16": _arm_pack16, "pack8": _arm_pack8}
+_PERMUTE: dict[str, Any] = {**_X86, "lookup": tables.permute, "lookups": True}
+_BLEND: dict[str, Any] = {**_X86, "lookup": tables.blend}
+_PLAIN: dict[str, Any] = {
+    "pack16": _plain_pack("int16", "int32", -(2**15), 2**15 - 1, 1),
+    "pack8": _plain_pack("uint8", "int16", 0, 255, 2),
+}
+_ARM: dict[str, Any] = {
+    "round": _arm_round,
+    "pack16": _arm_pack16,
+    "pack8": _arm_pack8,
+    "lookup": tables.quarters,
+    "lookups": True,
+}
 
+_I8MM = Isa("i8mm", 4, 32, 8, "uint8", 0, _usmmla, cost=Cost(0.5, 4, 1, 2), direct=True, pixels=2, **_ARM)
 ISAS = {
     isa.name: isa
     for isa in (
-        Isa("avx512vnni", 16, 32, 4, "uint8", 0, _VNNI, cost=Cost(1, 5, 1, 1), direct=True, **_X86),
+        Isa("avx512vbmi", 16, 32, 4, "uint8", 0, _VNNI, cost=Cost(1, 5, 1, 1), direct=True, **_PERMUTE),
+        Isa("avx512vnni", 16, 32, 4, "uint8", 0, _VNNI, cost=Cost(1, 5, 1, 1), direct=True, **_BLEND),
+        Isa("avxvnni", 8, 16, 4, "uint8", 0, _VNNI, cost=Cost(0.5, 5, 1, 1), direct=True, **_BLEND),
         # 8-bit weights are exact: vpmaddubsw would saturate, so both sides are widened to int16 for vpmaddwd
-        Isa("avx2", 8, 16, 2, "int16", 0, _madd, cost=Cost(0.5, 1, 2, 2), **_X86),
+        Isa("avx2", 8, 16, 2, "int16", 0, _madd, cost=Cost(0.5, 1, 2, 2), **_BLEND),
+        Isa("sse2", 4, 16, 2, "int16", 0, _madd, cost=Cost(0.5, 1, 2, 3), **_X86),
+        Isa("i8mm", 4, 32, 4, "uint8", 0, _usdot, cost=Cost(0.5, 4, 1, 1), direct=True, matrix=_I8MM, **_ARM),
         Isa("dotprod", 4, 32, 4, "int8", 128, _sdot, cost=Cost(0.5, 4, 1, 1), **_ARM),
         Isa("neon", 4, 32, 1, "int16", 0, _smull, cost=Cost(0.5, 4, 1, 2), **_ARM),
+        # Two registers of 128 bits are one vector: half the instructions for an in-order core
+        Isa("rvv", 8, 16, 1, "int16", 0, _widening, cost=Cost(2, 4, 1, 2), round=_rvv_round, **_PLAIN),
+        # Any target of LLVM's. 31 integer registers, which scalar code has, hold six "vectors" of four lanes
+        Isa("plain", 4, 6, 1, "int16", 0, _widening, cost=Cost(4, 4, 8, 4), round=magic_round, **_PLAIN),
     )
 }
 

@@ -62,10 +62,11 @@ class Builder:
         scale = self.constant(self.rng.uniform(0.001, 0.01, count))
         return self.node("DequantizeLinear", values, scale, self.constant(np.zeros(count), np.int8), axis=axis)
 
-    def moved(self, x: str, op: str) -> str:
+    def moved(self, x: str, op: str, *inputs: str, **attrs: object) -> str:
         """A move of `x` that keeps its quantization parameters."""
         scale, zero = next(n.input[1:] for n in self.nodes if x in n.output)
-        return self.node("DequantizeLinear", self.node("QuantizeLinear", self.node(op, x), scale, zero), scale, zero)
+        moved = self.node(op, x, *inputs, **attrs)
+        return self.node("DequantizeLinear", self.node("QuantizeLinear", moved, scale, zero), scale, zero)
 
     def conv(self, x: str, *shape: int, bias: bool = True, **attrs: object) -> str:
         operands = [x, self.weights(*shape)]
@@ -427,6 +428,16 @@ def softmax_channels(b: Builder) -> str:
 
 
 @case
+def extremes_of_long_rows(b: Builder) -> str:
+    """Rows that fill vectors, with a remainder, and with equal largest elements (a table of few values)."""
+    x = b.node("Floor", b.input(5, 83))
+    label = b.node("Cast", b.node("ArgMax", x, axis=1, keepdims=0), to=TensorProto.FLOAT)
+    axis = b.constant([1], np.int64)
+    span = b.node("Sub", b.node("ReduceMax", x, axis, keepdims=0), b.node("ReduceMin", x, axis, keepdims=0))
+    return b.node("Add", label, span)
+
+
+@case
 def label_and_score(b: Builder) -> str:
     x = b.input(1, 23)
     label = b.node("ArgMax", x, axis=1, keepdims=0)
@@ -479,3 +490,130 @@ def float_pools(b: Builder) -> str:
     x = b.input(1, 5, 6, 6)
     attrs = {"kernel_shape": [3, 3], "pads": [1, 1, 1, 1]}
     return b.node("Sub", b.node("MaxPool", x, **attrs), b.node("AveragePool", x, **attrs))
+
+
+@case
+def attention_scores(b: Builder) -> str:
+    """Heads as views of one matrix; K = 24 and N = 21 leave remainders on every instruction set."""
+    query, key = (_heads(b, b.activation(21, 72, zero=zero), [0, 2, 1, 3]) for zero in (3, 240))
+    turned = b.moved(key, "Transpose", perm=[0, 1, 3, 2])
+    scores = b.quantized(b.node("MatMul", query, turned), 0.05, 99)
+    return b.quantized(b.node("Softmax", scores, axis=-1), 1 / 255, 0)
+
+
+def _heads(b: Builder, x: str, perm: list[int]) -> str:
+    return b.moved(b.moved(x, "Reshape", b.constant([1, 21, 3, 24], np.int64)), "Transpose", perm=perm)
+
+
+@case
+def attention_values(b: Builder) -> str:
+    weights, values = b.activation(1, 3, 21, 21, scale=0.004, zero=0), _heads(b, b.activation(21, 72), [0, 2, 1, 3])
+    mixed = b.quantized(b.node("MatMul", weights, values), 0.01, 130)
+    turned = b.moved(mixed, "Transpose", perm=[0, 2, 1, 3])
+    return b.moved(turned, "Reshape", b.constant([21, 72], np.int64))
+
+
+@case
+def product_few_columns(b: Builder) -> str:
+    return b.quantized(b.node("MatMul", b.activation(2, 5, 7, 9), b.activation(9, 3, zero=255)), 0.05)
+
+
+@case
+def product_turned_left(b: Builder) -> str:
+    turned = b.moved(b.activation(2, 33, 6), "Transpose", perm=[0, 2, 1])
+    return b.quantized(b.node("MatMul", turned, b.activation(2, 33, 40)), 0.05)
+
+
+@case
+def softmax_quantized(b: Builder) -> str:
+    return b.quantized(b.node("Softmax", b.activation(2, 5, 7, scale=0.05), axis=1), 1 / 255, 0)
+
+
+@case
+def layer_norm_quantized(b: Builder) -> str:
+    gain, offset = (b.constant(b.rng.normal(m, 0.3, 45)) for m in (1, 0))
+    return b.quantized(b.node("LayerNormalization", b.activation(3, 6, 45), gain, offset, epsilon=1e-6), 0.02, 140)
+
+
+@case
+def layer_norm_two_axes(b: Builder) -> str:
+    gain = b.constant(b.rng.normal(1, 0.3, (6, 4)))
+    return b.quantized(b.node("LayerNormalization", b.activation(3, 6, 4), gain, axis=1), 0.02, 140)
+
+
+@case
+def embedding(b: Builder) -> str:
+    """Indices beyond both ends are clamped."""
+    bytes_ = b.node("Cast", b.input(2, 7, dtype=TensorProto.UINT8), to=TensorProto.INT64)
+    index = b.node("Sub", bytes_, b.constant(60, np.int64))
+    return b.node("Gather", b.constant(b.rng.normal(0, 1, (150, 19))), index, axis=0)
+
+
+@case
+def float_layer_norm(b: Builder) -> str:
+    gain, offset = (b.constant(b.rng.normal(m, 0.3, 45)) for m in (1, 0))
+    return b.node("LayerNormalization", b.input(3, 6, 45), gain, offset, epsilon=1e-6)
+
+
+@case
+def log_softmax(b: Builder) -> str:
+    return b.node("LogSoftmax", b.input(3, 5, 37), axis=1)
+
+
+@case
+def float_activations(b: Builder) -> str:
+    x = b.input(5, 29)
+    positive = b.node("Abs", x)
+    parts = [b.node(op, x) for op in ("Celu", "Elu", "Erf", "Gelu", "Mish", "Selu", "Softplus", "Softsign")]
+    parts += [b.node("Gelu", x, approximate="tanh"), b.node("ThresholdedRelu", x, alpha=0.3)]
+    parts += [b.node("PRelu", x, b.constant(b.rng.normal(0, 1, 29))), b.node("Log", positive), b.node("Sum", x, x, x)]
+    parts += [b.node("Pow", positive, b.constant(e)) for e in (2.0, 3.0, -1.0, 0.5)]
+    return b.node("Concat", *parts, axis=1)
+
+
+@case
+def float_layers(b: Builder) -> str:
+    """Convolutions of every kind behind each other, with and without an activation of their own."""
+
+    def conv(x: str, *shape: int, bias: bool = True, **attrs: object) -> str:
+        operands = [x, b.constant(b.rng.normal(0, 0.1, shape))]
+        if bias:
+            operands.append(b.constant(b.rng.normal(0, 1, shape[0])))
+        return b.node("Conv", *operands, **attrs)
+
+    x = b.node("Relu", conv(b.input(1, 3, 13, 11), 37, 3, 3, 3, strides=[2, 2], pads=[1, 1, 1, 1]))
+    x = b.node("Clip", conv(x, 37, 1, 3, 3, group=37, pads=[1, 1, 1, 1]), b.constant(0.0), b.constant(6.0))
+    y = conv(x, 37, 37, 1, 1, bias=False)
+    y = b.node("Relu", conv(b.node("Add", x, y), 20, 37, 3, 3, pads=[2, 2, 2, 2], dilations=[2, 2]))
+    return b.node("MatMul", b.node("Flatten", y), b.constant(b.rng.normal(0, 0.1, (840, 11))))
+
+
+@case
+def float_conv_one_dimension(b: Builder) -> str:
+    w = b.constant(b.rng.normal(0, 1, (9, 5, 4)))
+    return b.node("Conv", b.input(2, 5, 31), w, pads=[2, 1], strides=[2])
+
+
+@case
+def float_tiny_numbers(b: Builder) -> str:
+    """Results below the smallest normal number, and sums that cancel."""
+    x = b.node("Mul", b.input(7, 40), b.constant(1e-22))
+    product = b.node("MatMul", x, b.constant(b.rng.normal(0, 1e-22, (40, 5))))
+    return b.node("Mul", b.node("Abs", product), b.constant(1e30))  # JSON has no negative zero
+
+
+@case
+def largest_and_smallest(b: Builder) -> str:
+    """Values that occur twice come in the order of their places."""
+    x = b.node("Round", b.node("Mul", b.input(3, 5, 19), b.constant(3.0)))
+    x = b.node("Add", x, b.constant(0.5))  # JSON has no negative zero
+    values, places = b.nodes_of("TopK", x, b.constant([4], np.int64), outputs=2, axis=1)
+    _, smallest = b.nodes_of("TopK", x, b.constant([4], np.int64), outputs=2, axis=1, largest=0)
+    both = b.node("Cast", b.node("Concat", places, smallest, axis=1), to=TensorProto.FLOAT)
+    return b.node("Concat", values, both, axis=1)
+
+
+@case
+def tiled(b: Builder) -> str:
+    x = b.quantized(b.conv(b.activation(1, 4, 3, 4), 6, 4, 1, 1), 0.05)
+    return b.quantized(b.node("Tile", x, b.constant([1, 2, 1, 3], np.int64)), 0.05)

@@ -15,7 +15,7 @@ from edgebuild.kernels.isa import ISAS, Isa
 SHAPES = 40
 
 
-@pytest.fixture(scope="module", params=["x86_64-avx2", "x86_64-avx512vnni"])
+@pytest.fixture(scope="module", params=["x86_64-generic", "x86_64-avx2", "x86_64-avx512vnni", "x86_64-avx512vbmi"])
 def native(request, tmp_path_factory):
     target = load_target(request.param)
     if prefix_for(target)[0] != ():
@@ -69,7 +69,7 @@ def _constants(conv: Conv, isa: Isa, weights, bias, multiplier, zero_x: int) -> 
     if is_depthwise(conv):
         plan, packed = DepthwisePlan(conv, isa), DepthwisePlan(conv, isa).pack_weights(weights[..., 0])
     else:
-        plan, packed = ConvPlan(conv, isa), ConvPlan(conv, isa).pack_weights(weights)
+        plan, packed = ConvPlan(conv, isa.gemm), ConvPlan(conv, isa.gemm).pack_weights(weights)
     folded = plan.fold_bias(bias, weights, zero_x)
     return [packed, plan.pack_channels(folded), plan.pack_channels(multiplier)]
 

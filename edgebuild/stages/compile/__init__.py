@@ -1,6 +1,7 @@
 """Stage compile: a QDQ ONNX model for a target → `program.so`, `plan.bin`, `weights.bin` (SPEC sections 5 and 6)."""
 
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -9,13 +10,19 @@ from edgebuild.core.errors import CompileError, ModelError
 from edgebuild.core.plan import DTYPES, ITEM_SIZES, Plan, PlanOp, PlanTensor, write_plan
 from edgebuild.core.target import Target
 from edgebuild.stages.compile.codegen import build_program
+from edgebuild.stages.compile.fuse import fuse
 from edgebuild.stages.compile.lower import Lowered, lower
 from edgebuild.stages.compile.memory import Life, aligned, place
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
     import onnx
 
+    from edgebuild.kernels.builder import Kernel
+
 _MAX_BYTES = 2**31
+_NOTHING: "Mapping[str, str]" = MappingProxyType({})
 
 
 @dataclass(frozen=True)
@@ -27,25 +34,31 @@ class Program:
     weights: bytes
 
 
-def compile_model(model: "onnx.ModelProto", target: Target) -> Program:
-    """Compile a QDQ model; raises ModelError for what cannot be lowered, CompileError where code generation fails."""
+def compile_model(model: "onnx.ModelProto", target: Target, locked: "Mapping[str, str]" = _NOTHING) -> Program:
+    """Compile a QDQ model; `locked` are schedules by shape, which go before those that come with edgebuild.
+
+    Raises ModelError for what cannot be lowered, CompileError where code generation fails, RecipeError for a schedule
+    that does not fit.
+    """
     from edgebuild.kernels.isa import ISAS  # noqa: PLC0415
+    from edgebuild.stages.compile.schedule import schedule  # noqa: PLC0415
 
     if target.isa not in ISAS:
         raise CompileError(
             f"target {target.name}: no kernels for the instruction set {target.isa}", f"one of {', '.join(ISAS)}"
         )
     lowered = lower(model, ISAS[target.isa])
-    plan, weights = assemble(lowered)
-    return Program(build_program(lowered.emitter.kernels, target), write_plan(plan), weights)
+    fuse(lowered.emitter, lowered.kept)
+    schedule(lowered.emitter, locked)
+    kernels, of_step = lowered.emitter.kernels()
+    plan, weights = assemble(lowered, kernels, of_step)
+    return Program(build_program(kernels, target), write_plan(plan), weights)
 
 
-def assemble(lowered: Lowered) -> tuple[Plan, bytes]:
+def assemble(lowered: Lowered, kernels: "Sequence[Kernel]", of_step: "Sequence[int]") -> tuple[Plan, bytes]:
     """Place every tensor and write the weights in the order of the tensor table."""
     emitter = lowered.emitter
-    used = {s for step in emitter.steps for s, _ in step.args} | {
-        v.storage for _, v in (*lowered.inputs, *lowered.outputs)
-    }
+    used = {s for step in emitter.steps for s in (*step.inputs, step.output)} | lowered.kept
     order = sorted(used)
     index = {storage: i for i, storage in enumerate(order)}
     offsets, arena_bytes = place(_lives(lowered))
@@ -70,16 +83,16 @@ def assemble(lowered: Lowered) -> tuple[Plan, bytes]:
         PlanOp(
             step.name,
             step.kind,
-            step.kernel,
-            tuple((index[s], written) for s, written in step.args),
-            emitter.kernels[step.kernel].work,
-            min(emitter.kernels[step.kernel].grain, emitter.kernels[step.kernel].work),
+            kernel,
+            (*((index[s], False) for s in step.inputs), (index[step.output], True)),
+            kernels[kernel].work,
+            min(kernels[kernel].grain, kernels[kernel].work),
             step.integer,
             step.macs,
         )
-        for step in emitter.steps
+        for step, kernel in zip(emitter.steps, of_step, strict=True)
     )
-    scratch = max((aligned(k.scratch) for k in emitter.kernels), default=0)
+    scratch = max((aligned(k.scratch) for k in kernels), default=0)
     plan = Plan(
         arena_bytes,
         scratch,
@@ -100,7 +113,7 @@ def _lives(lowered: Lowered) -> list[Life]:
     first: dict[int, int] = {}
     last: dict[int, int] = {}
     for i, step in enumerate(emitter.steps):
-        for storage, _ in step.args:
+        for storage in (*step.inputs, step.output):
             first.setdefault(storage, i)
             last[storage] = i
     for _, value in (*lowered.inputs, *lowered.outputs):

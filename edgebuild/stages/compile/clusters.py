@@ -12,12 +12,13 @@ from edgebuild.stages.compile.moves import is_move
 from edgebuild.stages.compile.tables import unary_source
 
 _WEIGHTED = ("Conv", "Gemm", "MatMul")
+LONGEST_NORM = 32768  # elements of a row whose squares a 32-bit sum holds
 _POOLS = ("AveragePool", "GlobalAveragePool", "ReduceMean")
 
 
 @dataclass(frozen=True)
 class Cluster:
-    """`kind`: conv, gemm, matmul, add, mul, average, max, concat, moves, table.
+    """`kind`: conv, gemm, matmul, product, softmax, layer_norm, add, mul, average, max, concat, moves, table.
 
     `nodes`: the operator (for moves, the chain in order); `sources`: outputs of the activation DequantizeLinear nodes
     it reads;
@@ -75,9 +76,14 @@ def _operator(graph: Graph, quantize: Node, node: Node, low: float, high: float)
     if node.op == "Add":
         product, bias = _matmul_and_bias(graph, node)
         node = product or node
+    if node.op != "MatMul" and node.op in _WEIGHTED and node.input(2) and bias_value(graph, node.input(2)) is None:
+        return None
     if node.op in _WEIGHTED and is_activation(graph, node.inputs[0]) and is_weight(graph, node.inputs[1]):
         return Cluster(node.op.lower(), quantize, (node,), (node.inputs[0],), low, high, bias)
     sources = tuple(node.inputs)
+    attention = _attention(graph, node)
+    if attention:
+        return Cluster(attention, quantize, (node,), sources[: 2 if attention == "product" else 1], low, high)
     if node.op in ("Add", "Mul") and len(set(sources)) == 2 and all(is_quantized(graph, s) for s in sources):
         return (
             None
@@ -94,6 +100,19 @@ def _operator(graph: Graph, quantize: Node, node: Node, low: float, high: float)
     return None
 
 
+def _attention(graph: Graph, node: Node) -> str:
+    """The kind of a transformer's operator on activations, or an empty string."""
+    if not node.inputs or not is_activation(graph, node.inputs[0]):
+        return ""
+    if node.op == "MatMul" and is_activation(graph, node.inputs[1]):
+        return "product" if all(len(graph.shape(i)) >= 2 for i in node.inputs) else ""
+    if node.op == "LayerNormalization" and len(node.outputs) == 1:
+        constant = all(graph.constant(i) is not None for i in node.inputs[1:] if i)
+        axis = int(node.attrs.get("axis", -1)) % len(graph.shape(node.inputs[0]))
+        return "layer_norm" if constant and np.prod(graph.shape(node.inputs[0])[axis:]) <= LONGEST_NORM else ""
+    return "softmax" if node.op == "Softmax" else ""
+
+
 def _matmul_and_bias(graph: Graph, add: Node) -> tuple[Node | None, str]:
     """An Add that only adds a constant to a MatMul with constant weights."""
     for product, bias in (add.inputs, add.inputs[::-1]):
@@ -101,7 +120,9 @@ def _matmul_and_bias(graph: Graph, add: Node) -> tuple[Node | None, str]:
         if node is None or node.op != "MatMul" or not is_weight(graph, node.inputs[1]):
             continue
         value = bias_value(graph, bias)
-        if value is not None and value.size == graph.shape(product)[-1] and len(graph.consumers[product]) == 1:
+        alone = len(graph.consumers[product]) == 1 and product not in graph.outputs
+        columns = graph.shape(product)[-1]
+        if value is not None and alone and value.size == columns and value.shape[-1:] == (columns,):
             return node, bias
     return None, ""
 
@@ -111,7 +132,8 @@ def bias_value(graph: Graph, name: str) -> np.ndarray | None:
     value = graph.constant(name)
     node = graph.producers.get(name)
     if value is None and node is not None and node.op == "DequantizeLinear":
-        value = graph.constant(node.inputs[0])
+        integers = graph.constant(node.inputs[0])
+        return integers if integers is not None and integers.dtype == np.int32 else None
     return value
 
 
@@ -162,7 +184,7 @@ def _move_chain(graph: Graph, name: str) -> tuple[tuple[Node, ...], str] | None:
     """(nodes in order, DequantizeLinear output) of a chain that only moves data, of any length including zero."""
     nodes: list[Node] = []
     while (node := graph.producers.get(name)) is not None and node.op != "DequantizeLinear":
-        if not is_move(node):
+        if not is_move(node) or (node.op == "Gather" and graph.constant(node.inputs[1]) is None):
             return None
         nodes.append(node)
         name = node.inputs[0]

@@ -18,8 +18,9 @@ MAGIC = 0x31504245
 _LLVM_NAMES = {"fp16": "fullfp16"}
 
 
-# LLVM turns copying loops into calls of these three; program.so has no library to take them from.
-_MEMORY = """
+# LLVM turns copying loops into calls of the first three, fma into fmaf, and on x86-64 before SSE4.1 rounding into the
+# last three; program.so has no library to take them from.
+_LIBRARY = """
 #include <stddef.h>
 #include <stdint.h>
 typedef uint8_t wide __attribute__((vector_size(32), aligned(1), may_alias));
@@ -45,6 +46,31 @@ void *memset(void *to, int value, size_t n) {
   for (; n; n--) *t++ = (uint8_t)value;
   return to;
 }
+
+// SPEC section 8 on a CPU without fused multiply-add: the double product is exact; the sum is rounded to odd first.
+#pragma STDC FP_CONTRACT OFF
+float fmaf(float x, float y, float z) {
+  double product = (double)x * y, sum = product + z, part = sum - product;
+  double error = (product - (sum - part)) + (z - part);
+  union { double value; uint64_t bits; } odd = {sum};
+  if (error != 0 && (odd.bits >> 52 & 0x7ff) != 0x7ff && !(odd.bits & 1))
+    odd.bits += (error > 0) == (sum > 0) ? 1 : (uint64_t)-1;
+  return (float)odd.value;
+}
+
+static float nearest(float x) {
+  float shift = __builtin_copysignf(8388608.0f, x);  // from 2^23 on every float is whole; NaN stays
+  return __builtin_fabsf(x) < 8388608.0f ? __builtin_copysignf((x + shift) - shift, x) : x;
+}
+float nearbyintf(float x) { return nearest(x); }
+float floorf(float x) {
+  float n = nearest(x);
+  return n > x ? n - 1 : n;
+}
+float ceilf(float x) {
+  float n = nearest(x);
+  return n < x ? __builtin_copysignf(n + 1, x) : n;
+}
 """
 
 
@@ -64,6 +90,8 @@ def _compile(kernels: Sequence[Kernel], target: Target) -> Any:
     llvm: dict[str, Any] = {"kind": "llvm", "mtriple": target.triple, "mcpu": target.cpu}
     if target.attributes:
         llvm["mattr"] = list(target.attributes)
+    if target.arch == "riscv64":
+        llvm["mabi"] = "lp64d"
     _check_cpu(target)
     tvm_target = tvm.target.Target(llvm)
     _check_features(target, tvm_target)
@@ -121,7 +149,7 @@ def _lower(module: Any, tvm_target: Any) -> Any:
 
 def _table_source(kernels: Sequence[Kernel], target: Target) -> str:
     """C that adapts each kernel to the table's one signature and exports the table."""
-    lines = [_MEMORY]
+    lines = [_LIBRARY]
     for i, kernel in enumerate(kernels):
         pointers = ", ".join(["void *"] * (len(kernel.args) + 1))
         call = ", ".join(f"a[{j}]" for j in range(len(kernel.args)))

@@ -1,5 +1,6 @@
 """float32 (and index) operators of SPEC section 8 → kernel calls. Neighbouring elementwise nodes become one map."""
 
+import math
 from collections.abc import Callable, Container, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -7,22 +8,35 @@ from typing import Any
 import numpy as np
 
 from edgebuild.kernels.conv import Conv
+from edgebuild.kernels.depthwise import is_depthwise
+from edgebuild.kernels.float_conv import (
+    FloatConv,
+    FloatProduct,
+    float_conv_kernel,
+    float_depthwise_kernel,
+    float_product_kernel,
+)
 from edgebuild.kernels.floats import (
     Map,
-    MatMul,
     Reduce,
     Resize,
-    Softmax,
     Tree,
     collapse,
-    conv_float_kernel,
     map_kernel,
-    matmul_kernel,
     reduce_kernel,
     resize_kernel,
-    softmax_kernel,
 )
+from edgebuild.kernels.norm import Rows
 from edgebuild.kernels.pool import Pool, float_pool_kernel
+from edgebuild.kernels.rows import (
+    Lookup,
+    TopK,
+    float_norm_kernel,
+    lookup_kernel,
+    pick_kernel,
+    softmax_kernel,
+    top_k_kernel,
+)
 from edgebuild.stages.compile.clusters import reduce_axes
 from edgebuild.stages.compile.graph import Graph, Node
 from edgebuild.stages.compile.integer import channels_last, four_dims, pool_of
@@ -30,32 +44,24 @@ from edgebuild.stages.compile.moves import Mover, expanded, is_move, resize_scal
 from edgebuild.stages.compile.values import Emitter, Value, row_major
 from edgebuild.stages.compile.window import window_of
 
+Clip = tuple[float, float] | None  # an activation that is part of the operator before it
+
 _MAX_OPERANDS = 12
 _WIDE = 64
 _CASTS = {1: "float32", 2: "uint8", 3: "int8", 6: "int32", 7: "int64", 9: "bool"}
 _BINARY = {
-    "Add": "add", "Sub": "sub", "Mul": "mul", "Div": "div", "Min": "min", "Max": "max", "Equal": "equal",
+    "Sum": "add", "Add": "add", "Sub": "sub", "Mul": "mul", "Div": "div", "Min": "min", "Max": "max", "Equal": "equal",
     "Less": "less",
     "Greater": "greater", "LessOrEqual": "less_equal", "GreaterOrEqual": "greater_equal", "And": "and", "Or": "or",
 }  # fmt: skip
 _UNARY = {
     "Neg": "neg", "Abs": "abs", "Sqrt": "sqrt", "Floor": "floor", "Ceil": "ceil", "Round": "round", "Exp": "exp",
-    "Sigmoid": "sigmoid", "Tanh": "tanh", "Not": "not",
+    "Sigmoid": "sigmoid", "Tanh": "tanh", "Not": "not", "Log": "log", "Erf": "erf",
 }  # fmt: skip
-_OTHER = frozenset(
-    [
-        "Cast",
-        "Relu",
-        "Clip",
-        "LeakyRelu",
-        "HardSigmoid",
-        "HardSwish",
-        "Reciprocal",
-        "Where",
-        "DequantizeLinear",
-        "QuantizeLinear",
-    ]
-)
+_OTHER = frozenset({
+    "Cast", "Celu", "Clip", "DequantizeLinear", "Elu", "Gelu", "HardSigmoid", "HardSwish", "LeakyRelu", "Mish", "PRelu",
+    "Pow", "QuantizeLinear", "Reciprocal", "Relu", "Selu", "Softplus", "Softsign", "Swish", "ThresholdedRelu", "Where",
+})  # fmt: skip
 ELEMENTWISE = frozenset(_BINARY) | frozenset(_UNARY) | _OTHER
 _REDUCES = {"ReduceSum": "sum", "ReduceMean": "mean", "ReduceMax": "max", "ReduceMin": "min"}
 
@@ -79,16 +85,42 @@ class FloatLowering:
             return {node.outputs[0]: self._map(node)}
         if is_move(node):
             return self._move(node)
+        if node.op == "TopK":
+            return self._top_k(node)
         if node.op in _HANDLERS:
             return {node.outputs[0]: _HANDLERS[node.op](self, node)}
         raise node.unsupported("this operator is not supported")
 
+    def waits(self, node: Node) -> bool:
+        """Whether a node with one reader is left to that reader: part of its map, or taking its activation in."""
+        readers = self.graph.consumers.get(node.outputs[0], [])
+        return node.op in ELEMENTWISE or (len(readers) == 1 and self._clipped_layer(readers[0]) is node)
+
+    def _clipped_layer(self, node: Node) -> Node | None:
+        """The Conv, Gemm or MatMul that a Relu or Clip becomes part of."""
+        layer = self.graph.producers.get(node.inputs[0]) if node.op in ("Relu", "Clip") else None
+        if layer is None or layer.op not in _LAYERS or self.demands.get(node.inputs[0]) != 1:
+            return None
+        bounds = [self.graph.constant(i) for i in node.inputs[1:] if i]
+        return layer if all(v is not None and v.size == 1 for v in bounds) else None
+
+    def _clip(self, node: Node) -> tuple[float, float]:
+        """The bounds of a Relu or Clip with constant ones."""
+        if node.op == "Relu":
+            return 0.0, math.inf
+        bounds = [self.graph.constant(node.input(i)) if node.input(i) else None for i in (1, 2)]
+        low, high = (None if v is None else float(v.reshape(())) for v in bounds)
+        return (-math.inf if low is None else low), (math.inf if high is None else high)
+
     def supports(self, node: Node) -> bool:
-        return node.op in ELEMENTWISE or is_move(node) or node.op in _HANDLERS
+        return node.op in ELEMENTWISE or is_move(node) or node.op in _HANDLERS or node.op == "TopK"
 
     # elementwise
 
     def _map(self, node: Node) -> Value:
+        layer = self._clipped_layer(node)
+        if layer is not None:
+            return _LAYERS[layer.op](self, layer, self._clip(node))
         name = node.outputs[0]
         shape = self.graph.shape(name)
         operands: list[Value] = []
@@ -97,9 +129,11 @@ class FloatLowering:
         out = self.emit.tensor(name, self.graph.dtype(name), shape, order)
         walks = [_broadcast_strides(v, shape, order) for v in operands]
         dims, strides = collapse(out.memory_shape, [*walks, [out.strides[a] for a in order]])
+        inner = dims[-1]
         dims, strides = self._widened(name, dims, strides, operands)
+        period = inner if dims[-1] != inner else 0
         pairs = tuple((v.dtype, s) for v, s in zip(operands, strides, strict=False))
-        self.emit.call("map", node.name, map_kernel, Map(dims, out.dtype, pairs, tree), operands, out)
+        self.emit.call("map", node.name, map_kernel, Map(dims, out.dtype, pairs, tree, period), operands, out)
         return out
 
     def _widened(
@@ -129,6 +163,7 @@ class FloatLowering:
             and name not in self.integers
             and self.graph.constant(name) is None
             and self.demands.get(name, 0) == 1
+            and self._clipped_layer(node) is None
             and self.graph.shape(name) == shape
             and len(operands) < _MAX_OPERANDS
         )
@@ -169,9 +204,27 @@ class FloatLowering:
                 raise node.unsupported("cast to this type")
             source = child(0)
             return source if _tree_dtype(source) == dtype else ("cast", dtype, source)
+        if node.op == "Pow":
+            return self._power(node, child, number)
         if node.op == "Where":
             return ("where", dtype, child(0), child(1), child(2))
         return _ACTIVATIONS[node.op](node, child, number)
+
+    def _power(self, node: Node, child: Callable[[int], Tree], number: Callable[[float], Tree]) -> Tree:
+        """SPEC section 8, pow: the exponent is part of the structure."""
+        exponent = self.graph.constant(node.inputs[1])
+        if exponent is None or exponent.size != 1:
+            raise node.unsupported("the exponent must be one constant number")
+        e, x = float(exponent.reshape(())), child(0)
+        if abs(e) not in (0.5, 1.0, 2.0, 3.0):
+            raise node.unsupported(f"exponent {e:g}; supported are ±0.5, ±1, ±2 and ±3")
+        if abs(e) == 0.5:
+            tree: Tree = ("sqrt", "float32", x)
+        else:
+            tree = x
+            for _ in range(int(abs(e)) - 1):
+                tree = ("mul", "float32", tree, x)
+        return tree if e > 0 else ("div", "float32", number(1.0), tree)
 
     def _number(self, node: Node, value: float, operands: list[Value]) -> Tree:
         constant = self.emit.constant(f"{node.name}:{len(operands)}", np.array(value, np.float32))
@@ -186,6 +239,8 @@ class FloatLowering:
     # everything else
 
     def _move(self, node: Node) -> dict[str, Value]:
+        if node.op == "Gather" and self.graph.constant(node.inputs[1]) is None:
+            return {node.outputs[0]: self._lookup(node)}
         value = self.value(node.inputs[0])
         fill = self.graph.constant(node.input(2)) if node.op == "Pad" and node.input(2) else None
         return self.mover.move(node, value, np.zeros(1, np.float32) if fill is None else fill)
@@ -230,11 +285,52 @@ class FloatLowering:
     def _softmax(self, node: Node) -> Value:
         x = self.value(node.inputs[0])
         axis = int(node.attrs.get("axis", -1)) % len(x.shape)
-        place = x.order.index(axis)
-        memory = x.memory_shape
-        spec = Softmax(int(np.prod(memory[:place])), memory[place], int(np.prod(memory[place + 1 :])))
+        x = self.mover.ordered(x, [*(a for a in x.order if a != axis), axis], node.name)
+        spec = Rows(x.size // x.shape[axis], x.shape[axis])
         out = self.emit.tensor(node.outputs[0], "float32", x.shape, x.order)
-        self.emit.call("softmax", node.name, softmax_kernel, spec, [x], out)
+        self.emit.call("softmax", node.name, softmax_kernel, spec, [x], out, log=node.op == "LogSoftmax")
+        return out
+
+    def _layer_norm(self, node: Node) -> Value:
+        x, rank = self.value(node.inputs[0]), len(self.graph.shape(node.inputs[0]))
+        if len(node.outputs) > 1:
+            raise node.unsupported("mean and deviation as further outputs")
+        axis = int(node.attrs.get("axis", -1)) % rank
+        x = self.mover.ordered(x, [*(a for a in x.order if a < axis), *range(axis, rank)], node.name)
+        shape, size = x.shape[axis:], int(np.prod(x.shape[axis:]))
+        operands = [x]
+        for i, part in ((1, "gain"), (2, "offset")):
+            value = self.graph.need_constant(node, i) if node.input(i) else np.zeros((), np.float32)
+            operands.append(self.emit.constant(f"{node.name}:{part}", np.broadcast_to(value, shape).reshape(-1)))
+        epsilon = np.array([node.attrs.get("epsilon", 1e-5)], np.float32)
+        operands.append(self.emit.constant(f"{node.name}:epsilon", epsilon))
+        out = self.emit.tensor(node.outputs[0], "float32", x.shape, x.order)
+        self.emit.call("layer_norm", node.name, float_norm_kernel, Rows(x.size // size, size), operands, out)
+        return out
+
+    def _top_k(self, node: Node) -> dict[str, Value]:
+        x, count = self.value(node.inputs[0]), int(self.graph.need_constant(node, 1).reshape(()))
+        axis = int(node.attrs.get("axis", -1)) % len(x.shape)
+        if x.dtype != "float32" or count > x.shape[axis]:
+            raise node.unsupported("more than there is, or of other numbers than float32")
+        order = [*(a for a in x.order if a != axis), axis]
+        x = self.mover.ordered(x, order, node.name)
+        shape = [count if a == axis else n for a, n in enumerate(x.shape)]
+        spec = TopK(x.size // x.shape[axis], x.shape[axis], count, bool(node.attrs.get("largest", 1)))
+        values, index = (self.emit.tensor(n or f"{node.name}:{dtype}", dtype, shape, order)
+                         for n, dtype in zip(node.outputs, ("float32", "int64"), strict=True))  # fmt: skip
+        self.emit.call("top_k", node.name, top_k_kernel, spec, [x], index)
+        self.emit.call("top_k", node.name, pick_kernel, spec, [x, index], values)
+        return dict(zip(node.outputs, (values, index), strict=True))
+
+    def _lookup(self, node: Node) -> Value:
+        """Gather with indices that are computed at run time."""
+        axis = int(node.attrs.get("axis", 0)) % len(self.graph.shape(node.inputs[0]))
+        x, index = (self._row_major(self.value(i), node) for i in node.inputs)
+        outer, inner = int(np.prod(x.shape[:axis])), int(np.prod(x.shape[axis + 1 :]))
+        spec = Lookup(x.dtype if x.dtype != "bool" else "uint8", index.dtype, outer, x.shape[axis], index.size, inner)
+        out = self.emit.tensor(node.outputs[0], x.dtype, self.graph.shape(node.outputs[0]))
+        self.emit.call("lookup", node.name, lookup_kernel, spec, [x, index], out)
         return out
 
     def _resize(self, node: Node) -> Value:
@@ -263,68 +359,116 @@ class FloatLowering:
         self.emit.call("resize", node.name, resize_kernel, spec, inputs, out)
         return out
 
-    def _matmul(self, node: Node) -> Value:
-        a, b = (self._row_major(self.value(i), node) for i in node.inputs[:2])
-        shape = self.graph.shape(node.outputs[0])
-        if len(a.shape) < 2 or len(b.shape) < 2:
+    def _matmul(self, node: Node, clip: Clip = None) -> Value:
+        shapes = [self.graph.shape(i) for i in node.inputs[:2]]
+        if min(map(len, shapes)) < 2:
             raise node.unsupported("vectors; reshape to matrices")
-        rows, depth = a.shape[-2:]
-        columns = b.shape[-1]
+        shape, weights = self.graph.shape(node.outputs[0]), self._constant(node.inputs[1])
+        if weights is not None and weights.ndim == 2:
+            a = self._row_major(self.value(node.inputs[0]), node)
+            return self._dense(node, a, weights.T, None, shape, clip)
+        a, b = (self._row_major(self.value(i), node) for i in node.inputs[:2])
+        rows, depth, columns = a.shape[-2], a.shape[-1], b.shape[-1]
         if b.size == depth * columns:
-            spec = MatMul(1, a.size // depth, depth, columns, shared=True, bias=False)
+            spec = FloatProduct(1, a.size // depth, depth, columns, shared=True, clip=clip is not None)
         else:
             a, b = (self._spread(node, v, (*shape[:-2], *v.shape[-2:])) for v in (a, b))
-            spec = MatMul(a.size // (rows * depth), rows, depth, columns, shared=False, bias=False)
-        out = self.emit.tensor(node.outputs[0], "float32", shape)
-        macs = a.size * columns
-        self.emit.call("matmul", node.name, matmul_kernel, spec, [a, b], out, macs=macs)
+            spec = FloatProduct(a.size // (rows * depth), rows, depth, columns, shared=False, clip=clip is not None)
+        return self._product(node, spec, [a, b], clip)
+
+    def _product(self, node: Node, spec: FloatProduct, operands: list[Value], clip: Clip) -> Value:
+        out = self.emit.tensor(node.outputs[0], "float32", self.graph.shape(node.outputs[0]))
+        macs = operands[0].size * spec.columns
+        operands = [*operands, *self._bounds(node, clip)]
+        self.emit.call("matmul", node.name, float_product_kernel, spec, operands, out, macs=macs)
         return out
+
+    def _dense(
+        self, node: Node, a: Value, weights: np.ndarray, bias: np.ndarray | None, shape: Sequence[int], clip: Clip
+    ) -> Value:
+        """Weights [N, K], row-major `a` [..., K]."""
+        outputs, depth = weights.shape
+        rows = a.size // depth
+        conv = Conv(1, rows, 1, depth, rows, 1, outputs)
+        out = self.emit.tensor(node.outputs[0], "float32", shape)
+        self._weighted("matmul", node, conv, a, weights[:, None, None, :], bias, out, clip)
+        return out
+
+    def _bounds(self, node: Node, clip: Clip) -> list[Value]:
+        return [] if clip is None else [self.emit.constant(f"{node.name}:clip", np.array(clip, np.float32))]
 
     def _spread(self, node: Node, value: Value, shape: tuple[int, ...]) -> Value:
         return value if value.shape == shape else expanded(self.mover, f"{node.name}:batch", value, shape)
 
-    def _gemm(self, node: Node) -> Value:
+    def _gemm(self, node: Node, clip: Clip = None) -> Value:
         if node.attrs.get("alpha", 1.0) != 1.0 or node.attrs.get("beta", 1.0) != 1.0:
             raise node.unsupported("alpha and beta")
-        a, b = self.value(node.inputs[0]), self.value(node.inputs[1])
+        a, shape = self.value(node.inputs[0]), self.graph.shape(node.outputs[0])
         a = self._row_major(_turned(a) if node.attrs.get("transA", 0) else a, node)
-        b = self._row_major(_turned(b) if node.attrs.get("transB", 0) else b, node)
-        shape = self.graph.shape(node.outputs[0])
-        operands = [a, b]
+        weights = self._constant(node.inputs[1])
+        bias = self._constant(node.inputs[2]) if node.input(2) else None
+        if weights is not None and (bias is not None or not node.input(2)):
+            weights = weights if node.attrs.get("transB", 0) else weights.T
+            return self._dense(node, a, weights, self._vector(node, bias, shape[1]), shape, clip)
+        b = self.value(node.inputs[1])
+        operands = [a, self._row_major(_turned(b) if node.attrs.get("transB", 0) else b, node)]
         if node.input(2):
             operands.append(self._spread(node, self.value(node.inputs[2]), (shape[1],)))
-        spec = MatMul(1, shape[0], a.shape[1], shape[1], shared=True, bias=len(operands) == 3)
-        out = self.emit.tensor(node.outputs[0], "float32", shape)
-        self.emit.call("matmul", node.name, matmul_kernel, spec, operands, out, macs=a.size * shape[1])
-        return out
+        spec = FloatProduct(1, shape[0], a.shape[1], shape[1], True, bool(node.input(2)), clip is not None)
+        return self._product(node, spec, operands, clip)
 
-    def _conv(self, node: Node) -> Value:
+    def _vector(self, node: Node, bias: np.ndarray | None, count: int) -> np.ndarray | None:
+        if bias is not None and bias.size not in (1, count):
+            raise node.unsupported("a bias that is not a vector")
+        return None if bias is None else np.broadcast_to(bias.reshape(-1), (count,))
+
+    def _conv(self, node: Node, clip: Clip = None) -> Value:
         x, shape = self.value(node.inputs[0]), self.graph.shape(node.outputs[0])
-        if len(shape) != 4:
-            raise node.unsupported("only two-dimensional convolutions run in float32")
-        weights = self._weights(node)
+        rank = len(shape)
+        weights = self._constant(node.inputs[1])
+        bias = self._constant(node.inputs[2]) if node.input(2) else None
+        if rank not in (3, 4) or weights is None or (node.input(2) and bias is None):
+            raise node.unsupported("only one or two dimensions with constant weights and bias")
         window, groups = window_of(self.graph, node), int(node.attrs.get("group", 1))
-        x = self.mover.ordered(x, channels_last(4), node.name)
-        (n, c, h, w), (_, o, oh, ow) = x.shape, shape
+        x = self.mover.ordered(x, channels_last(rank), node.name)
+        (n, c, h, w), (_, o, oh, ow) = four_dims(x.shape), four_dims(shape)
         conv = Conv(n, h, w, c, oh, ow, o, window.kernel, window.stride, window.before, window.dilation, groups)
-        packed = weights.reshape(groups, o // groups, *weights.shape[1:]).transpose(0, 2, 3, 4, 1)
-        operands = [x, self.emit.constant(f"{node.name}:weights", packed.astype(np.float32))]
-        if node.input(2):
-            operands.append(self.value(node.inputs[2]))
-        out = self.emit.tensor(node.outputs[0], "float32", shape, channels_last(4))
-        bias = bool(node.input(2))
-        self.emit.call("conv", node.name, conv_float_kernel, conv, operands, out, macs=conv.macs, bias=bias)
+        out = self.emit.tensor(node.outputs[0], "float32", shape, channels_last(rank))
+        weights = weights.reshape(o, c // groups, *window.kernel).transpose(0, 2, 3, 1)
+        self._weighted("conv", node, conv, x, weights, bias, out, clip)
         return out
 
-    def _weights(self, node: Node) -> np.ndarray:
-        """Constant weights, dequantized where they are stored as int8."""
-        value = self.graph.constant(node.inputs[1])
-        if value is not None:
-            return value
-        dq = self.graph.producers.get(node.inputs[1])
-        if dq is None or dq.op != "DequantizeLinear":
-            raise node.unsupported("weights must be constant")
-        return dequantized(self.graph, dq)
+    def _weighted(
+        self,
+        kind: str,
+        node: Node,
+        conv: Conv,
+        x: Value,
+        weights: np.ndarray,
+        bias: np.ndarray | None,
+        out: Value,
+        clip: Clip,
+    ) -> None:
+        """`weights` [O, kh, kw, I/groups]; the sum starts at the bias plus 0, which is never −0."""
+        spec, isa = FloatConv(conv, clip is not None), self.emit.isa
+        start = np.zeros(conv.out_channels, np.float32) if bias is None else bias.astype(np.float32) + np.float32(0)
+        weights = weights.astype(np.float32)
+        make = float_conv_kernel
+        if is_depthwise(conv):
+            make, kind = float_depthwise_kernel, "depthwise"
+            packed = [np.ascontiguousarray(weights[..., 0].transpose(1, 2, 0)), start]
+        else:
+            packed = [spec.pack_weights(weights, isa), spec.pack_channels(start, isa)]
+        constants = [self.emit.constant(f"{node.name}:{part}", array.reshape(-1))
+                     for part, array in zip(("weights", "bias"), packed, strict=True)]  # fmt: skip
+        self.emit.call(kind, node.name, make, spec, [x, *constants, *self._bounds(node, clip)], out, macs=conv.macs)
+
+    def _constant(self, name: str) -> np.ndarray | None:
+        """A constant, dequantized where it is stored as integers; None where it is computed at run time."""
+        value, dq = self.graph.constant(name), self.graph.producers.get(name)
+        if value is None and dq is not None and dq.op == "DequantizeLinear":
+            return None if self.graph.constant(dq.inputs[0]) is None else dequantized(self.graph, dq)
+        return value
 
     def _pool(self, node: Node) -> Value:
         x, shape = self.value(node.inputs[0]), self.graph.shape(node.outputs[0])
@@ -428,6 +572,79 @@ def _hard_swish(_: Node, child: Callable[[int], Tree], number: Callable[[float],
     return ("mul", "float32", x, _hard(x, 1.0 / 6.0, 0.5, number))
 
 
+def _where_negative(x: Tree, yes: Tree, number: Callable[[float], Tree]) -> Tree:
+    return ("where", "float32", ("less", "bool", x, number(0.0)), yes, x)
+
+
+def _minus_one(x: Tree, number: Callable[[float], Tree]) -> Tree:
+    """exp(x) − 1."""
+    return ("sub", "float32", ("exp", "float32", x), number(1.0))
+
+
+def _elu(node: Node, child: Callable[[int], Tree], number: Callable[[float], Tree]) -> Tree:
+    x = child(0)
+    alpha = number(float(node.attrs.get("alpha", 1.0)))
+    return _where_negative(x, ("mul", "float32", alpha, _minus_one(x, number)), number)
+
+
+def _selu(node: Node, child: Callable[[int], Tree], number: Callable[[float], Tree]) -> Tree:
+    x = child(0)
+    alpha = number(float(node.attrs.get("alpha", 1.67326319217681884765625)))
+    inner = _where_negative(x, ("mul", "float32", alpha, _minus_one(x, number)), number)
+    return ("mul", "float32", number(float(node.attrs.get("gamma", 1.05070102214813232421875))), inner)
+
+
+def _celu(node: Node, child: Callable[[int], Tree], number: Callable[[float], Tree]) -> Tree:
+    x = child(0)
+    alpha = number(float(node.attrs.get("alpha", 1.0)))
+    inner = _minus_one(("div", "float32", x, alpha), number)
+    return _where_negative(x, ("mul", "float32", alpha, inner), number)
+
+
+def _softplus(x: Tree, number: Callable[[float], Tree]) -> Tree:
+    power = ("exp", "float32", ("neg", "float32", ("abs", "float32", x)))
+    rest = ("log", "float32", ("add", "float32", number(1.0), power))
+    return ("add", "float32", ("max", "float32", x, number(0.0)), rest)
+
+
+def _mish(_: Node, child: Callable[[int], Tree], number: Callable[[float], Tree]) -> Tree:
+    x = child(0)
+    return ("mul", "float32", x, ("tanh", "float32", _softplus(x, number)))
+
+
+def _swish(node: Node, child: Callable[[int], Tree], number: Callable[[float], Tree]) -> Tree:
+    x = child(0)
+    scaled = ("mul", "float32", x, number(float(node.attrs.get("alpha", 1.0))))
+    return ("mul", "float32", x, ("sigmoid", "float32", scaled))
+
+
+def _gelu(node: Node, child: Callable[[int], Tree], number: Callable[[float], Tree]) -> Tree:
+    x = child(0)
+    half = ("mul", "float32", x, number(0.5))
+    if node.text("approximate", "none") == "tanh":
+        cube = ("mul", "float32", ("mul", "float32", x, x), x)
+        inner = ("add", "float32", x, ("mul", "float32", cube, number(0.044715)))
+        bend: Tree = ("tanh", "float32", ("mul", "float32", inner, number(0.7978845608)))
+    else:
+        bend = ("erf", "float32", ("mul", "float32", x, number(0.7071067812)))
+    return ("mul", "float32", half, ("add", "float32", bend, number(1.0)))
+
+
+def _softsign(_: Node, child: Callable[[int], Tree], number: Callable[[float], Tree]) -> Tree:
+    x = child(0)
+    return ("div", "float32", x, ("add", "float32", ("abs", "float32", x), number(1.0)))
+
+
+def _thresholded(node: Node, child: Callable[[int], Tree], number: Callable[[float], Tree]) -> Tree:
+    x, least = child(0), number(float(node.attrs.get("alpha", 1.0)))
+    return ("where", "float32", ("greater", "bool", x, least), x, number(0.0))
+
+
+def _prelu(_: Node, child: Callable[[int], Tree], number: Callable[[float], Tree]) -> Tree:
+    x = child(0)
+    return _where_negative(x, ("mul", "float32", x, child(1)), number)
+
+
 _ACTIVATIONS: dict[str, Callable[[Node, Callable[[int], Tree], Callable[[float], Tree]], Tree]] = {
     "Relu": lambda _, child, number: ("max", "float32", child(0), number(0.0)),
     "Clip": _clip,
@@ -436,16 +653,31 @@ _ACTIVATIONS: dict[str, Callable[[Node, Callable[[int], Tree], Callable[[float],
         child(0), float(n.attrs.get("alpha", 0.2)), float(n.attrs.get("beta", 0.5)), number
     ),
     "HardSwish": _hard_swish,
+    "Celu": _celu,
+    "Elu": _elu,
+    "Gelu": _gelu,
+    "Mish": _mish,
+    "PRelu": _prelu,
+    "Selu": _selu,
+    "Softplus": lambda _, child, number: _softplus(child(0), number),
+    "Softsign": _softsign,
+    "Swish": _swish,
+    "ThresholdedRelu": _thresholded,
     "Reciprocal": lambda _, child, number: ("div", "float32", number(1.0), child(0)),
 }
-_HANDLERS: dict[str, Callable[[FloatLowering, Node], Any]] = {
+_LAYERS: dict[str, Callable[[FloatLowering, Node, Clip], Value]] = {
+    "Conv": FloatLowering._conv,
+    "Gemm": FloatLowering._gemm,
+    "MatMul": FloatLowering._matmul,
+}
+_HANDLERS: dict[str, Callable[..., Any]] = {
     **dict.fromkeys(_REDUCES, FloatLowering._reduce),
     "ArgMax": FloatLowering._argmax,
     "Softmax": FloatLowering._softmax,
+    "LogSoftmax": FloatLowering._softmax,
+    "LayerNormalization": FloatLowering._layer_norm,
     "Resize": FloatLowering._resize,
-    "MatMul": FloatLowering._matmul,
-    "Gemm": FloatLowering._gemm,
-    "Conv": FloatLowering._conv,
+    **_LAYERS,
     "Concat": FloatLowering._concat,
     **dict.fromkeys(("MaxPool", "AveragePool", "GlobalMaxPool", "GlobalAveragePool"), FloatLowering._pool),
 }

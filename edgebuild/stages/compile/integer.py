@@ -1,14 +1,15 @@
 """Integer clusters → kernel calls, with the constants of SPEC section 7."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from edgebuild.core.errors import ModelError
 from edgebuild.kernels.conv import Conv, ConvPlan, conv_kernel
-from edgebuild.kernels.copy import table_kernel
+from edgebuild.kernels.copy import Table, table_kernel
 from edgebuild.kernels.depthwise import DepthwisePlan, depthwise_kernel, is_depthwise
 from edgebuild.kernels.elementwise import Binary, binary_kernel
 from edgebuild.kernels.pool import Pool, average_pool_kernel, max_pool_kernel
@@ -18,6 +19,9 @@ from edgebuild.stages.compile.moves import Mover, expanded
 from edgebuild.stages.compile.tables import unary_table
 from edgebuild.stages.compile.values import Emitter, Value, row_major
 from edgebuild.stages.compile.window import Window, window_of
+
+if TYPE_CHECKING:
+    from edgebuild.kernels.builder import Kernel
 
 
 @dataclass(frozen=True)
@@ -124,11 +128,12 @@ class IntegerLowering:
             )
         params = self.emit.constant(f"{name}:quant", _quant_params(cluster, quant_x, quant_y))
         plan: ConvPlan | DepthwisePlan
+        make: Callable[..., Kernel]
         if is_depthwise(conv):
             plan, make, kind = DepthwisePlan(conv, self.emit.isa), depthwise_kernel, "depthwise"
             packed = plan.pack_weights(weights[..., 0])
         else:
-            plan, make, kind = ConvPlan(conv, self.emit.isa), conv_kernel, cluster.kind
+            plan, make, kind = ConvPlan(conv, self.emit.isa.gemm), conv_kernel, cluster.kind
             packed = plan.pack_weights(weights)
         folded = plan.fold_bias(integers, weights, quant_x.zero)
         constants = [packed, plan.pack_channels(folded), plan.pack_channels(multipliers)]
@@ -278,7 +283,7 @@ class IntegerLowering:
     def _apply_table(self, name: str, label: str, value: Value, table: np.ndarray) -> Value:
         constant = self.emit.constant(f"{name}:table", table)
         out = self.emit.tensor(name, "uint8", value.shape, value.order)
-        self.emit.call("table", label, table_kernel, value.size, [value, constant], out, integer=True)
+        self.emit.call("table", label, table_kernel, Table(value.size), [value, constant], out, integer=True)
         return out
 
     def _nhwc(self, x: Value, node: Node) -> Value:

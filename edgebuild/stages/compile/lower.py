@@ -11,10 +11,10 @@ import onnx
 
 from edgebuild.core.errors import CompileError
 from edgebuild.kernels.isa import Isa
+from edgebuild.stages.compile.attention import AttentionLowering
 from edgebuild.stages.compile.clusters import Cluster, is_activation, match
-from edgebuild.stages.compile.floats import ELEMENTWISE, FloatLowering, dequantized
+from edgebuild.stages.compile.floats import FloatLowering, dequantized
 from edgebuild.stages.compile.graph import Graph, Node
-from edgebuild.stages.compile.integer import IntegerLowering
 from edgebuild.stages.compile.moves import Mover
 from edgebuild.stages.compile.values import Emitter, Value, row_major
 
@@ -31,6 +31,11 @@ class Lowered:
     inputs: tuple[tuple[str, Value], ...]
     outputs: tuple[tuple[str, Value], ...]
 
+    @property
+    def kept(self) -> frozenset[int]:
+        """Storages that the caller reads or writes."""
+        return frozenset(v.storage for _, v in (*self.inputs, *self.outputs))
+
 
 def lower(model: onnx.ModelProto, isa: Isa) -> Lowered:
     return _Driver(Graph(model), Emitter(isa)).run()
@@ -46,7 +51,7 @@ class _Driver:
 
     def run(self) -> Lowered:
         mover = Mover(self.graph, self.emit)
-        self.integers = IntegerLowering(self.graph, self.emit, mover)
+        self.integers = AttentionLowering(self.graph, self.emit, mover)
         self.floats = FloatLowering(self.graph, self.emit, mover, self.value, self.demands, self.clusters)
         inputs = tuple((n, self.emit.tensor(n, self.graph.dtype(n), self.graph.shape(n))) for n in self.graph.inputs)
         self.values.update(inputs)
@@ -87,10 +92,10 @@ class _Driver:
             self.value(wanted[0])
 
     def _inlined(self, node: Node) -> bool:
-        """Elementwise nodes with one reader wait until that reader asks for them."""
+        """Nodes that become part of their one reader wait until it asks for them."""
         name = node.outputs[0]
         return (
-            node.op in ELEMENTWISE
+            self.floats.waits(node)
             and name not in self.clusters
             and self.demands[name] == 1
             and (name not in self.graph.outputs)

@@ -200,6 +200,14 @@ def expanded(mover: Mover, name: str, value: Value, shape: Sequence[int], order:
     return out
 
 
+def _tile(mover: Mover, node: Node, value: Value, _: np.ndarray) -> dict[str, Value]:
+    name = node.outputs[0]
+    for axis, count in enumerate(mover.graph.need_constant(node, 1).tolist()):
+        if count != 1:
+            value = mover.gather(f"{name}:{axis}", value, axis, np.tile(np.arange(value.shape[axis]), count))
+    return {name: value}
+
+
 def _pad(mover: Mover, node: Node, value: Value, fill: np.ndarray) -> dict[str, Value]:
     mode, rank, name = node.text("mode", "constant"), len(value.shape), node.outputs[0]
     pads = mover.graph.need_constant(node, 1).tolist()
@@ -327,6 +335,7 @@ _MOVES: dict[str, Callable[[Mover, Node, Value, np.ndarray], dict[str, Value]]] 
     "Split": _split,
     "Gather": _gather,
     "Expand": _expand,
+    "Tile": _tile,
     "Pad": _pad,
     "DepthToSpace": _depth_to_space,
     "SpaceToDepth": _space_to_depth,

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 
@@ -62,25 +63,45 @@ class Storage:
 
 @dataclass(frozen=True)
 class Step:
-    """One kernel call: (storage, written) in calling order."""
+    """One call of the kernel `make(spec, isa, **options)`: it reads `inputs` and writes `output`, all storages."""
 
     name: str
     kind: str
-    kernel: int
-    args: tuple[tuple[int, bool], ...]
+    make: Callable[..., Kernel]
+    spec: Hashable
+    options: tuple[tuple[str, Hashable], ...]
+    inputs: tuple[int, ...]
+    output: int
     integer: bool
     macs: int
+
+    def option(self, name: str) -> Hashable:
+        return dict(self.options).get(name)
+
+    def with_option(self, name: str, value: Hashable, **changes: Any) -> "Step":
+        return replace(self, options=tuple(sorted({**dict(self.options), name: value}.items())), **changes)
 
 
 @dataclass
 class Emitter:
-    """Collects storages, steps and kernels; equal kernels are built once."""
+    """Collects storages and steps."""
 
     isa: Isa
     storages: list[Storage] = field(default_factory=list)
     steps: list[Step] = field(default_factory=list)
-    kernels: list[Kernel] = field(default_factory=list)
-    _kernel_index: dict[Hashable, int] = field(default_factory=dict)
+
+    def kernels(self) -> tuple[list[Kernel], list[int]]:
+        """The kernels of all steps, each built once, and the kernel of each step."""
+        made: dict[Hashable, int] = {}
+        kernels: list[Kernel] = []
+        of_step = []
+        for step in self.steps:
+            key = (step.make, step.spec, step.options)
+            if key not in made:
+                made[key] = len(kernels)
+                kernels.append(step.make(step.spec, self.isa, **dict(step.options)))
+            of_step.append(made[key])
+        return kernels, of_step
 
     def tensor(self, name: str, dtype: str, shape: Sequence[int], order: Sequence[int] | None = None) -> Value:
         """A new tensor in the arena."""
@@ -108,9 +129,6 @@ class Emitter:
         **options: Hashable,
     ) -> None:
         """Call the kernel `make(spec, isa, **options)` with `inputs` and then `output`."""
-        key = (make.__name__, spec, tuple(sorted(options.items())))
-        if key not in self._kernel_index:
-            self._kernel_index[key] = len(self.kernels)
-            self.kernels.append(make(spec, self.isa, **options))
-        args = (*((v.storage, False) for v in inputs), (output.storage, True))
-        self.steps.append(Step(name, kind, self._kernel_index[key], args, integer, macs))
+        given = tuple(sorted(options.items()))
+        sources = tuple(v.storage for v in inputs)
+        self.steps.append(Step(name, kind, make, spec, given, sources, output.storage, integer, macs))

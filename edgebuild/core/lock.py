@@ -1,0 +1,57 @@
+"""`recipe.lock`, beside recipe.toml: what was measured for a recipe, so that a build with it is a pure function.
+
+    version = 1
+
+    [schedules.avx2]             # for each instruction set: shape = block sizes, as `kernels.schedules` spells them
+    "conv 1x56x56x24 to 56x56x144 k1x1 s1x1 p0x0 d1x1 g1" = "6x2x1"
+
+`edgebuild compile --update-lock` writes it; it belongs under version control.
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Literal
+
+from edgebuild.core import toml
+from edgebuild.core.disk import write_together
+from edgebuild.core.recipe import LOCK_FILE
+
+_TITLE = "# What `edgebuild compile --update-lock` measured for this recipe; keep it under version control"
+
+
+@dataclass(frozen=True)
+class Lock:
+    """`schedules`: instruction set → shape → block sizes."""
+
+    version: Literal[1] = 1
+    schedules: dict[str, dict[str, str]] = field(default_factory=dict)
+
+    def with_schedules(self, isa: str, schedules: Mapping[str, str]) -> "Lock":
+        """The same lock with other schedules for one instruction set."""
+        return replace(self, schedules={**self.schedules, isa: dict(schedules)})
+
+    def to_toml(self) -> str:
+        """In one canonical form: tables and keys in order."""
+        lines = [_TITLE, f"version = {self.version}"]
+        for isa, schedules in sorted(self.schedules.items()):
+            lines += ["", f"[schedules.{json.dumps(isa)}]", *table_lines(schedules)]
+        return "\n".join(lines) + "\n"
+
+
+def table_lines(values: Mapping[str, str]) -> list[str]:
+    """The lines of a TOML table of strings, in order of its keys; JSON's escapes are TOML's."""
+    return [f"{json.dumps(key)} = {json.dumps(value)}" for key, value in sorted(values.items())]
+
+
+def read_lock(folder: Path) -> Lock:
+    """The lock of a recipe's folder, empty where there is none. Raises RecipeError."""
+    path = folder / LOCK_FILE
+    return toml.read(path, Lock) if path.exists() else Lock()
+
+
+def write_lock(folder: Path, lock: Lock) -> Path:
+    """Replaces the lock of a recipe's folder. Raises EnvironmentProblem."""
+    write_together(folder, {LOCK_FILE: lock.to_toml().encode()})
+    return folder / LOCK_FILE

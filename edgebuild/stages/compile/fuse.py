@@ -1,0 +1,149 @@
+"""Kernel calls that become part of others: byte tables, copies into the result of a Concat, maps of a frame."""
+
+from collections import defaultdict
+from collections.abc import Callable, Collection
+from dataclasses import dataclass, field, replace
+
+from edgebuild.kernels.builder import Kernel
+from edgebuild.kernels.conv import Conv, conv_kernel
+from edgebuild.kernels.copy import Box, Gather, Into, Table, box_kernel, gather_kernel, table_kernel
+from edgebuild.kernels.depthwise import depthwise_kernel
+from edgebuild.kernels.elementwise import Binary, binary_kernel
+from edgebuild.kernels.floats import map_kernel
+from edgebuild.stages.compile.bytemaps import as_table, composed
+from edgebuild.stages.compile.values import Emitter, Step
+
+_Make = Callable[..., Kernel]
+_TAKES_TABLE: tuple[_Make, ...] = (conv_kernel, depthwise_kernel, binary_kernel)
+_TAKES_PLACE: tuple[_Make, ...] = (*_TAKES_TABLE, gather_kernel)
+
+
+def fuse(emitter: Emitter, kept: Collection[int]) -> None:
+    """Rewrites the emitter's steps; `kept` are the storages that the caller sees."""
+    graph = _Steps(list(emitter.steps), frozenset(kept))
+    for step in graph.present():
+        if step.make is map_kernel:
+            graph.tabulate(step, emitter)
+    for step in graph.present():
+        if step.make is table_kernel and emitter.isa.lookup is not None:
+            graph.join(step, _with_table)
+        elif step.make is box_kernel and step.kind == "concat":
+            graph.join(step, _with_place if emitter.isa.lookup is not None else _with_plain_place)
+    emitter.steps = graph.present()
+
+
+@dataclass
+class _Steps:
+    """The steps by place, with who writes and who reads each storage; a removed step is None."""
+
+    steps: list[Step | None]
+    kept: frozenset[int]
+    writers: dict[int, list[int]] = field(default_factory=lambda: defaultdict(list))
+    readers: dict[int, list[int]] = field(default_factory=lambda: defaultdict(list))
+
+    def __post_init__(self) -> None:
+        self._index()
+
+    def _index(self) -> None:
+        self.writers.clear()
+        self.readers.clear()
+        for i, step in enumerate(self.steps):
+            if step is None:
+                continue
+            self.writers[step.output].append(i)
+            for storage in step.inputs:
+                self.readers[storage].append(i)
+
+    def present(self) -> list[Step]:
+        return [step for step in self.steps if step is not None]
+
+    def join(self, step: Step, merged: Callable[[Step, Step], Step | None]) -> None:
+        """Replace the one writer of what `step` alone reads by `merged(writer, step)`, and remove `step`."""
+        source = step.inputs[0]
+        if source in self.kept or len(self.writers[source]) != 1 or len(self.readers[source]) != 1:
+            return
+        (place,), (own,) = self.writers[source], self.readers[source]
+        writer = self.steps[place]
+        joined = merged(writer, step) if writer is not None else None
+        if joined is None:
+            return
+        self.steps[place], self.steps[own] = joined, None
+        self._index()
+
+    def tabulate(self, step: Step, emitter: Emitter) -> None:
+        """Replace a map, together with the map that alone feeds it, by a table where that is possible."""
+        own = self.steps.index(step)
+        for place in [self._only_feeder(step), None]:
+            writer = None if place is None else self.steps[place]
+            whole = step if writer is None else composed(writer, step)
+            table = None if whole is None else as_table(emitter, whole)
+            if table is None:
+                continue
+            self.steps[own] = table
+            if place is not None:
+                self.steps[place] = None
+            self._index()
+            return
+
+    def _only_feeder(self, step: Step) -> int | None:
+        """The map whose result only `step` reads."""
+        for storage in step.inputs:
+            writers = self.writers[storage]
+            if storage in self.kept or len(writers) != 1 or len(self.readers[storage]) != 1:
+                continue
+            writer = self.steps[writers[0]]
+            if writer is not None and writer.make is map_kernel:
+                return writers[0]
+        return None
+
+
+def _with_table(writer: Step, step: Step) -> Step | None:
+    if writer.make not in _TAKES_TABLE or writer.options or not isinstance(step.spec, Table) or step.spec.period > 1:
+        return None
+    return writer.with_option("table", value=True, inputs=(*writer.inputs, step.inputs[1]), output=step.output)
+
+
+def _with_place(writer: Step, step: Step) -> Step | None:
+    """A copy, through a table or not, of all that the writer makes."""
+    placed = _with_plain_place(writer, replace(step, inputs=step.inputs[:1]))
+    if placed is None or len(step.inputs) == 1:
+        return placed
+    if writer.make not in _TAKES_TABLE or writer.option("table"):
+        return None
+    return placed.with_option("table", value=True, inputs=(*writer.inputs, step.inputs[1]))
+
+
+def _with_plain_place(writer: Step, step: Step) -> Step | None:
+    into = _into(step.spec)
+    if into is None or writer.make not in _TAKES_PLACE or writer.option("into") or len(step.inputs) > 1:
+        return None
+    if not into.fits(_line(writer.spec, into)):
+        return None
+    return writer.with_option("into", into, output=step.output)
+
+
+def _line(spec: object, into: Into) -> int:
+    """Elements of the lines in which a kernel makes its result."""
+    if isinstance(spec, Conv):
+        return spec.out_channels
+    if isinstance(spec, Gather) or (isinstance(spec, Binary) and spec.broadcast):
+        return spec.inner
+    return into.line
+
+
+def _into(box: object) -> Into | None:
+    """Where the lines of a dense source go, if they go there at one distance from each other."""
+    assert isinstance(box, Box)
+    dense, size = [], 1
+    for dim in reversed(box.dims):
+        dense.append(size)
+        size *= dim
+    line = box.dims[-1]
+    strides = [d if d == 1 else d // line * (box.out_strides[-2] if len(box.dims) > 1 else line) for d in dense[::-1]]
+    walked = [s for s, d in zip(box.in_strides, box.dims, strict=True) if d > 1]
+    wanted = [s for s, d in zip(dense[::-1], box.dims, strict=True) if d > 1]
+    reached = [s for s, d in zip(box.out_strides, box.dims, strict=True) if d > 1]
+    expected = [s for s, d in zip(strides, box.dims, strict=True) if d > 1]
+    if box.in_offset or size != box.in_size or walked != wanted or reached != expected or box.dtype != "uint8":
+        return None
+    return Into(line, box.out_strides[-2] if size > line else line, box.out_offset, box.out_size)
