@@ -1,6 +1,10 @@
 """Real models and pictures outside the repository, at ../shared/data. A test skips where they are missing."""
 
+import io
+import json
 import shutil
+import zipfile
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +14,7 @@ from edgebuild.core.resources import resource
 
 ROOT = Path(__file__).resolve().parents[2] / "shared" / "data"
 PYTORCH = ROOT / "models" / "pytorch"
+KERAS = ROOT / "models" / "tensorflow"
 REFERENCE = ROOT / "models" / "tflite-reference"
 
 WEIGHTS = {
@@ -52,6 +57,78 @@ resize = "stretch"
     return folder
 
 
+def cifar10_set(folder: Path) -> Path:
+    """A calibration set in `folder`: 1,000 training pictures 32x32 to calibrate on, 1,000 with labels to test on."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for part, file in (("train", "cifar10_train_first1000_calib.npz"), ("test", "cifar10_test_first1000.npz")):
+        data = np.load(require(ROOT / "cifar10" / file))
+        np.savez(folder / f"{part}.npz", frame=data["images"], labels=data["labels"].astype(np.int64).reshape(-1))
+    return _npz_set(folder, "cifar10", "for measurement only: cite Krizhevsky 2009")
+
+
+def keywords_set(folder: Path) -> Path:
+    """A calibration set in `folder`: MFCC features of MLPerf Tiny's keyword test; the first 100 calibrate."""
+    data = np.load(require(ROOT / "kws01" / "kws01_mfcc_int8.npz"))
+    features = (data["features"].astype(np.float32) - 83) * np.float32(0.5847029089927673)
+    labels = data["labels"].astype(np.int64).reshape(-1)
+    folder.mkdir(parents=True, exist_ok=True)
+    np.savez(folder / "train.npz", features=features[:100], labels=labels[:100])
+    np.savez(folder / "test.npz", features=features, labels=labels)
+    return _npz_set(folder, "keywords", "for measurement only")
+
+
+def _npz_set(folder: Path, name: str, licence: str) -> Path:
+    (folder / "set.toml").write_text(
+        f'''[set]
+name = "{name}"
+licence = "{licence}"
+kind = "npz"
+
+[calibration]
+path = "train.npz"
+
+[test]
+path = "test.npz"
+''',
+        encoding="utf-8",
+    )
+    return folder
+
+
+def people_set(folder: Path) -> Path:
+    """A calibration set in `folder`: COCO pictures, labelled 1 where a person covers over 0.5 % of the picture."""
+    calibration, test = require(ROOT / "coco-train2017-64"), require(ROOT / "coco-val2017-64")
+    folder.mkdir(parents=True, exist_ok=True)
+    rows = [f"{path.name},{int(_shows_person(test / 'labels' / f'{path.stem}.txt'))}" for path in _pictures(test)]
+    (folder / "labels.csv").write_text("\n".join(["file,label", *rows]), encoding="utf-8")
+    (folder / "set.toml").write_text(
+        f'''[set]
+name = "people"
+licence = "pictures: Flickr's terms, annotations: CC BY 4.0; for measurement only"
+kind = "images"
+
+[calibration]
+path = "{calibration / "images"}"
+
+[test]
+path = "{test / "images"}"
+labels = "labels.csv"
+resize = "stretch"
+''',
+        encoding="utf-8",
+    )
+    return folder
+
+
+def _pictures(folder: Path) -> list[Path]:
+    return sorted((folder / "images").glob("*.jpg"))
+
+
+def _shows_person(labels: Path) -> bool:
+    rows = [line.split() for line in labels.read_text(encoding="utf-8").splitlines()] if labels.exists() else []
+    return any(int(row[0]) == 0 and float(row[3]) * float(row[4]) > 0.005 for row in rows)
+
+
 def mobilenetv2_recipe(folder: Path) -> Path:
     """A copy of the recipe mobilenetv2 in `folder`, with working weights: a published INT8 file, dequantized.
 
@@ -76,7 +153,7 @@ def mobilenetv2_weights(target: Path) -> Path:
     """Writes the dequantized MobileNetV2 as the recipe's state_dict (1000 classes, without the background)."""
     from safetensors.numpy import save_file
 
-    layers = _tflite_layers(require(REFERENCE / "tf2_mobilenet_v2_1.0_224_ptq.tflite"))
+    layers = tflite_layers(require(REFERENCE / "tf2_mobilenet_v2_1.0_224_ptq.tflite"))
     state: dict[str, np.ndarray] = {}
     *convolutions, (weight, bias) = layers
     for name, norm, (kernel, offset) in zip(*zip(*_mobilenetv2_names(), strict=True), convolutions, strict=True):
@@ -109,7 +186,120 @@ def _norm_that_adds(name: str, bias: np.ndarray) -> dict[str, np.ndarray]:
     }
 
 
-def _tflite_layers(path: Path) -> list[tuple[np.ndarray, np.ndarray]]:
+Layer = dict[str, np.ndarray]
+"""A Keras layer's variables: `kernel` in PyTorch's layout, `bias`; or `gamma`, `beta`, `mean`, `variance`."""
+
+_VARIABLES = {
+    "Conv2D": ("kernel", "bias"),
+    "DepthwiseConv2D": ("kernel", "bias"),
+    "Dense": ("kernel", "bias"),
+    "BatchNormalization": ("gamma", "beta", "mean", "variance"),
+}
+_TO_PYTORCH = {"Conv2D": (3, 2, 0, 1), "DepthwiseConv2D": (2, 3, 0, 1), "Dense": (1, 0)}
+
+
+def keras_weights(name: str, target: Path) -> Path:
+    """Writes the weights of MLPerf Tiny's Keras model that the recipe `name` stands for, as the recipe's state_dict.
+
+    The test skips where the file or h5py is missing.
+    """
+    from safetensors.numpy import save_file
+
+    file, convert = _CONVERTERS[name]
+    state = convert(_keras_layers(require(KERAS / file)))
+    save_file({key: np.ascontiguousarray(value, np.float32) for key, value in state.items()}, target)
+    return target
+
+
+def _keras_layers(path: Path) -> list[Layer]:
+    """The layers of a .keras file that have variables, in the model's order."""
+    h5py = pytest.importorskip("h5py")
+    found: list[Layer] = []
+    seen: dict[str, int] = {}
+    with zipfile.ZipFile(path) as archive:
+        layers = json.loads(archive.read("config.json"))["config"]["layers"]
+        file = h5py.File(io.BytesIO(archive.read("model.weights.h5")))
+    for kind in (layer["class_name"] for layer in layers):
+        if kind not in _VARIABLES:
+            continue
+        stored = _snake_case(kind) + (f"_{seen[kind]}" if kind in seen else "")
+        seen[kind] = seen.get(kind, 0) + 1
+        variables = file[f"layers/{stored}/vars"]
+        layer = {key: np.array(variables[str(i)]) for i, key in enumerate(_VARIABLES[kind])}
+        if kind in _TO_PYTORCH:
+            layer["kernel"] = layer["kernel"].transpose(_TO_PYTORCH[kind])
+        found.append(layer)
+    return found
+
+
+def _snake_case(kind: str) -> str:
+    """The name that Keras stores the layers of a class under; numbered from the second on."""
+    return {"BatchNormalization": "batch_normalization", "DepthwiseConv2D": "depthwise_conv2d"}.get(kind, kind.lower())
+
+
+def _normalized(conv: str, norm: str, weighted: Layer, statistics: Layer, *, bias: bool = False) -> Layer:
+    """A layer and the BatchNorm behind it; without a bias of its own, the mean takes it."""
+    mean = statistics["mean"] if bias else statistics["mean"] - weighted["bias"]
+    state = {
+        f"{conv}.weight": weighted["kernel"],
+        f"{norm}.weight": statistics["gamma"],
+        f"{norm}.bias": statistics["beta"],
+        f"{norm}.running_mean": mean,
+        f"{norm}.running_var": statistics["variance"],
+    }
+    return state | ({f"{conv}.bias": weighted["bias"]} if bias else {})
+
+
+def _plain(name: str, weighted: Layer) -> Layer:
+    return {f"{name}.weight": weighted["kernel"], f"{name}.bias": weighted["bias"]}
+
+
+def _resnet8(layers: list[Layer]) -> Layer:
+    """In Keras's order the shortcut's convolution stands between a block's last convolution and its BatchNorm."""
+    first, dense = _normalized("conv1", "bn1", *layers[:2]), _plain("fc", layers[-1])
+    state, rest = first | dense, iter(layers[2:-1])
+    for block in range(3):
+        name = f"blocks.{block}"
+        state |= _normalized(f"{name}.conv1", f"{name}.bn1", next(rest), next(rest))
+        conv = next(rest)
+        state |= _plain(f"{name}.shortcut", next(rest)) if block else {}
+        state |= _normalized(f"{name}.conv2", f"{name}.bn2", conv, next(rest))
+    return state
+
+
+def _separable(layers: list[Layer]) -> Layer:
+    """A first convolution, then pairs of depthwise and pointwise ones, and a dense layer: MobileNetV1 and DS-CNN."""
+    pairs = list(zip(layers[:-1:2], layers[1:-1:2], strict=True))
+    state = _normalized("conv1", "bn1", *pairs[0])
+    for index, pair in enumerate(pairs[1:]):
+        kind = ("dw", "pw")[index % 2]
+        state |= _normalized(f"{kind}.{index // 2}", f"{kind}_bn.{index // 2}", *pair)
+    return state | _plain("fc", layers[-1])
+
+
+def _mobilenet_v1(layers: list[Layer]) -> Layer:
+    """Its last layer is a 1x1 convolution in the recipe."""
+    state = _separable(layers)
+    return state | {"fc.weight": state["fc.weight"][:, :, None, None]}
+
+
+def _autoencoder(layers: list[Layer]) -> Layer:
+    state = _plain("fc.9", layers[-1])
+    for index, (dense, norm) in enumerate(zip(layers[:-1:2], layers[1:-1:2], strict=True)):
+        state |= _normalized(f"fc.{index}", f"bn.{index}", dense, norm, bias=True)
+    return state
+
+
+_CONVERTERS: dict[str, tuple[str, Callable[[list[Layer]], Layer]]] = {
+    "resnet8": ("resnet8_cifar10.keras", _resnet8),
+    "ds_cnn": ("kws_ds_cnn.keras", _separable),
+    "mobilenet_v1_025_96": ("mobilenet_v1_025_96_vww.keras", _mobilenet_v1),
+    "ad_autoencoder": ("ad01_toycar_autoencoder.keras", _autoencoder),
+}
+"""By recipe: the file in KERAS, and what turns its layers into the recipe's state_dict."""
+
+
+def tflite_layers(path: Path) -> list[tuple[np.ndarray, np.ndarray]]:
     """Weights (in PyTorch's layout) and biases of the convolutions and dense layers of an INT8 .tflite file."""
     import tflite
 

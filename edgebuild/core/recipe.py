@@ -6,12 +6,13 @@
     description = "…"
 
     [model]                      # PyTorch: a function that returns the nn.Module …
-    file = "model.py"
+    file = "model.py"            # may lie in another recipe's folder: "../resnet18/model.py"
     factory = "build"
     args = { classes = 10 }      # … called with these keyword arguments
     weights = "digits.safetensors"    # optional, relative to the folder; `--weights FILE` overrides it
     train = "train"              # optional: a function train(seed) of `file` that returns the trained nn.Module
     seed = 0
+    precision = "int8"           # or "float32": nothing is quantized
     # or an ONNX file instead: onnx = "model.onnx"
 
     [function]                   # the handler; absent for an ONNX file
@@ -35,6 +36,7 @@ Loading a recipe imports none of its code.
 import ast
 import dataclasses
 import importlib.machinery
+import os
 import sys
 import sysconfig
 from collections.abc import Iterator
@@ -80,6 +82,7 @@ class Model:
     train: str | None = None
     seed: int = 0
     onnx: str | None = None
+    precision: Literal["int8", "float32"] = "int8"
 
     def __post_init__(self) -> None:
         if self.weights and self.train:
@@ -158,20 +161,30 @@ class Recipe:
     def version(self) -> str:
         return self.identity.version
 
+    @property
+    def folders(self) -> tuple[Path, ...]:
+        """The recipe's folder, and those that `file` of [model] and [function] lie in when they are others."""
+        files = () if self.model.onnx else (self.model.file, *([self.function.file] if self.function else []))
+        places = {(self.folder / file).parent.resolve(): (self.folder / file).parent for file in files}
+        return (self.folder, *(place for root, place in places.items() if root != self.folder.resolve()))
+
     def sources(self) -> dict[str, Path]:
         """Everything the exported model depends on, by a name that does not depend on where the recipe lies.
 
-        The files of the folder (without hidden ones and what builds write), Python packages outside it that its modules
-        import and that are not installed, and the weights.
+        The files of the folder (without hidden ones and what builds write), the modules beside a model or function that
+        lies in another folder, Python packages outside that these modules import and that are not installed, and the
+        weights.
         """
         found = {
             str(path.relative_to(self.folder)): path
             for path in digest.files_below(self.folder)
             if not _written_by_build(path)
         }
+        for shared in self.folders[1:]:
+            found |= {f"{os.path.relpath(shared, self.folder)}/{path.name}": path for path in shared.glob("*.py")}
         for path in list(found.values()):
             if path.suffix == ".py":
-                found |= _imported_packages(path, self.folder)
+                found |= _imported_packages(path, path.parent)
         if self.weights and self.weights.is_file():
             found["weights"] = self.weights
         return dict(sorted(found.items()))

@@ -8,6 +8,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from edgebuild.core.calibration import find_set, load_set
 from edgebuild.core.errors import CalibrationError, EdgebuildError, ModelError, RecipeError
 from edgebuild.core.manifest import Tensor, Trigger
 from edgebuild.core.recipe import load_recipe
@@ -130,6 +131,58 @@ def test_untrained_outputs_vary(make: Make) -> None:
     assert np.std(outputs, axis=0).max() > 1e-3
 
 
+def test_untrained_statistics_are_those_of_all_samples_together(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Behind its BatchNorm, every channel has mean 0 and variance 1 over the samples, not within each of them."""
+    monkeypatch.setattr(pytorch, "_BATCH_ELEMENTS", 1 << 30)
+    recipe = load_recipe(make(odd="x"))
+    bound = pytorch.module(recipe, untrained=True)
+    seen: list[torch.Tensor] = []
+    bound.model.norm.register_forward_hook(lambda _, __, output: seen.append(output))
+    for sample in load_set(find_set("photos")).samples(model_inputs(untrained(recipe.folder).model), 32):
+        bound(torch.from_numpy(sample["frame"].copy()))
+    values = torch.cat(seen).transpose(0, 1).flatten(1)
+    torch.testing.assert_close(values.mean(1), torch.zeros(4), rtol=0, atol=1e-3)
+    torch.testing.assert_close(values.var(1), torch.ones(4), rtol=0, atol=1e-2)
+
+
+@pytest.mark.parametrize("body", ["return model(x)", "return model.norm(model.conv(x)).mean((2, 3))"])
+def test_untrained_networks_that_take_one_sample_only(make: Make, body: str) -> None:
+    bound = pytorch.module(load_recipe(make(body, odd="x.reshape(1, 4, -1, 1)")), untrained=True)
+    assert (bound.model.norm.running_var != 1).all()
+
+
+@pytest.mark.parametrize("name", ["relu", "add", "mean", "permute"])
+def test_an_output_may_be_called_like_an_operator(make: Make, name: str) -> None:
+    found = untrained(make(f'y = torch.relu(model(x) + 1); return {{"{name}": y, "other": y * 2}}'))
+    assert [value.name for value in found.model.graph.output] == [name, "other"]
+    assert len({value for node in found.model.graph.node for value in node.output}) == sum(
+        len(node.output) for node in found.model.graph.node
+    )
+
+
+def test_a_head_that_reshapes_what_it_permuted(make: Make) -> None:
+    found = untrained(make("return model(x)", odd="x.permute(0, 2, 3, 1).reshape(1, -1, 2)[..., None, None]"))
+    assert found.parity is not None
+
+
+def test_gelu_and_layer_norm_stay_one_operator(make: Make) -> None:
+    odd = "nn.functional.gelu(nn.functional.layer_norm(x, x.shape[3:]))"
+    kinds = [node.op_type for node in untrained(make(odd=odd)).model.graph.node]
+    assert kinds.count("Gelu") == kinds.count("LayerNormalization") == 1
+    assert "Erf" not in kinds
+
+
+def test_files_of_another_recipe(make: Make, tmp_path: Path) -> None:
+    other = make()
+    folder = tmp_path / "second"
+    folder.mkdir()
+    named = TOML.replace('name = "run"', 'file = "../function.py"\nname = "run"').format(model='file = "../model.py"')
+    (folder / "recipe.toml").write_text(named)
+    assert untrained(folder).model == untrained(other).model
+    (other / "model.py").write_text(MODEL.format(odd="x.nothing"))
+    refused(folder, r"\.\./model\.py:\d+: the handler fails on a real sample: AttributeError")
+
+
 def test_timer_with_stated_input(make: Make) -> None:
     folder = make(trigger='eb.timer(seconds=0.5), inputs={"frame": eb.tensor("uint8", 16, 20, 3)}, timeout_ms=40')
     found = untrained(folder)
@@ -183,6 +236,7 @@ def test_handler_that_cannot_be_traced_is_named_by_line(
         ("return None", "run: returns NoneType"),
         ('return {"a": 1.0}', "output 'a' is float"),
         ('return {"a b": x}', "output name 'a b'"),
+        ('return {"frame": model(x)}', "output 'frame' is called like an input"),
         ("return torch.nonzero(model(x))", "the shape of NonZero 'handler.NonZero'"),
         ("return model(x) + torch.rand(4)", "output 'output' of the exported graph differs from the handler"),
     ],

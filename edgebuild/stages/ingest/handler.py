@@ -3,7 +3,7 @@
 import importlib.util
 import sys
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
@@ -16,20 +16,24 @@ from edgebuild.function import Function
 
 
 @contextmanager
-def recipe_imports(folder: Path) -> Iterator[None]:
-    """Inside, `import model` finds the recipe's own modules; afterwards none of them is left in `sys.modules`."""
-    root = folder.resolve()
+def recipe_imports(folders: Sequence[Path]) -> Iterator[None]:
+    """Inside, `import model` finds the recipe's own modules, those of the first folder first; afterwards none of them
+    is left in `sys.modules`.
+    """
+    roots = [folder.resolve() for folder in folders]
     before = set(sys.modules)
-    hidden = {name: sys.modules.pop(name) for name in _module_names(root) if name in sys.modules}
-    sys.path.insert(0, str(root))
+    names = {name for root in roots for name in _module_names(root)}
+    hidden = {name: sys.modules.pop(name) for name in sorted(names) if name in sys.modules}
+    sys.path[:0] = map(str, roots)
     bytecode, sys.dont_write_bytecode = sys.dont_write_bytecode, True
     try:
         yield
     finally:
         sys.dont_write_bytecode = bytecode
-        sys.path.remove(str(root))
+        for root in roots:
+            sys.path.remove(str(root))
         for name in set(sys.modules) - before:
-            if _lies_in(sys.modules[name], root):
+            if any(_lies_in(sys.modules[name], root) for root in roots):
                 del sys.modules[name]
         sys.modules.update(hidden)
 
@@ -44,7 +48,7 @@ def load_module(path: Path) -> ModuleType:
         raise ModelError(f"{path}: is no Python file", "name a .py file")
     module = importlib.util.module_from_spec(spec)
     sys.modules[path.stem] = module
-    with blame(path.parent, "cannot be imported"):
+    with blame([path.parent], "cannot be imported"):
         spec.loader.exec_module(module)
     return module
 
@@ -75,26 +79,27 @@ def load_function(recipe: Recipe) -> Function:
 
 
 @contextmanager
-def blame(folder: Path, what: str, hint: str | Callable[[Exception], str] = "") -> Iterator[None]:
+def blame(folders: Sequence[Path], what: str, hint: str | Callable[[Exception], str] = "") -> Iterator[None]:
     """Turns an exception of the recipe's code into a ModelError that names the file and line it came from."""
     try:
         yield
     except EdgebuildError:
         raise
     except Exception as reason:
-        message = f"{location(reason, folder)}: {what}: {_first_line(reason)}"
+        message = f"{location(reason, folders)}: {what}: {_first_line(reason)}"
         raise ModelError(message, hint(reason) if callable(hint) else hint) from reason
 
 
-def location(reason: BaseException, folder: Path) -> str:
-    """`FILE:LINE` of the innermost frame of `reason` that lies in `folder`, else the folder."""
+def location(reason: BaseException, folders: Sequence[Path]) -> str:
+    """`FILE:LINE` of the innermost frame of `reason` that lies in one of `folders`, else the first of them."""
     if isinstance(reason, SyntaxError) and reason.filename:
         return f"{reason.filename}:{reason.lineno}"
-    root = folder.resolve()
-    frames = [
-        frame for frame in traceback.extract_tb(reason.__traceback__) if Path(frame.filename).is_relative_to(root)
-    ]
-    return f"{folder / Path(frames[-1].filename).relative_to(root)}:{frames[-1].lineno}" if frames else str(folder)
+    for frame in reversed(traceback.extract_tb(reason.__traceback__)):
+        file = Path(frame.filename)
+        for folder in folders:
+            if file.is_relative_to(folder.resolve()):
+                return f"{folder / file.relative_to(folder.resolve())}:{frame.lineno}"
+    return str(folders[0])
 
 
 def _first_line(reason: Exception) -> str:

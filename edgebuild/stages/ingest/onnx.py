@@ -32,6 +32,7 @@ from edgebuild.core.manifest import (
     is_identifier,
 )
 from edgebuild.stages.ingest import TRAINED, Entry, FloatModel
+from edgebuild.stages.ingest.simplify import spell_out, widen
 
 MIN_OPSET = 18
 MAX_OPSET = onnx.defs.onnx_opset_version()
@@ -236,6 +237,7 @@ def _convert(model: onnx.ModelProto, name: str) -> onnx.ModelProto:
 
 def _fold(model: onnx_ir.Model) -> None:
     common.InlinePass()(model)
+    spell_out(model)
     optimizer.fold_constants_ir(
         model,
         onnx_shape_inference=True,
@@ -244,6 +246,7 @@ def _fold(model: onnx_ir.Model) -> None:
         should_fold=_should_fold,
     )
     _drop_identities(model.graph)
+    widen(model)
     for step in (
         common.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0),
         common.RemoveUnusedNodesPass(),
