@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 DEBUG_VARIABLE = "EDGEBUILD_DEBUG"
 INTERNAL_ERROR = 70
 INTERRUPTED = 130
+LOCK_SECONDS = 30.0
 EXIT_CODES = (
     "Exit codes: 0 done, 2 wrong command line, 3 recipe or target, 4 model, 5 calibration data, 6 compilation, "
     "7 check or accuracy, 8 bundle, key or trust file, 9 this machine (tool, disk, permission), 70 internal error, "
@@ -165,6 +166,7 @@ def compile_(
     untrained: Annotated[
         bool, typer.Option("--untrained", help="Without weights: the bundle is good for measuring speed only.")
     ] = False,
+    float_: Annotated[bool, typer.Option("--float", help="Compile in float32, quantize nothing.")] = False,
     seed: Annotated[int | None, typer.Option(help="Seed of the recipe's training.", show_default=False)] = None,
     calibration: Annotated[
         Path | None,
@@ -184,23 +186,48 @@ def compile_(
     version: Annotated[
         str | None, typer.Option(help="The bundle's version. Default: the recipe's, 1.0.0.", show_default=False)
     ] = None,
+    tune: Annotated[
+        float | None,
+        typer.Option(
+            min=0,
+            metavar="SECONDS",
+            help="Measure block sizes on this machine for so long; only shapes that recipe.lock does not list. Without "
+            "it: recipe.lock, then what comes with edgebuild, then a cost model.",
+            show_default=False,
+        ),
+    ] = None,
+    update_lock: Annotated[
+        bool,
+        typer.Option("--update-lock", help="Measure all shapes again (30 s without --tune), and write recipe.lock."),
+    ] = False,
     baseline: Annotated[
         bool, typer.Option("--baseline", help="Measure ONNX Runtime INT8 in turns with the bundle.")
     ] = False,
 ) -> None:
     """Compile a recipe or an ONNX file into a signed bundle and a report."""
+    from dataclasses import replace
+
     from edgebuild import pipeline, projects
     from edgebuild.core import keys
     from edgebuild.core.disk import prepare_folder
     from edgebuild.core.target_file import load_target
 
     chosen = projects.resolve(recipe, projects.Overrides(weights, seed, calibration, samples))
+    if float_:
+        chosen = replace(chosen, model=replace(chosen.model, precision="float32"))
     identity = projects.identity(chosen, name, version)
-    job = pipeline.Job(chosen, load_target(target), *identity, untrained=untrained, baseline=baseline)
+    seconds = _tuning(tune, update_lock=update_lock)
+    job = pipeline.Job(
+        chosen, load_target(target), *identity, untrained=untrained, tune=seconds, update_lock=update_lock
+    )
     secret = keys.signing_key(key)
     prepare_folder(out)
     with _progress(plain=not as_json) as listener:
         result = pipeline.build(job, secret, listener)
+        if baseline:
+            from edgebuild.bench.session import with_baseline
+
+            result = with_baseline(result, chosen, secret)
         path = pipeline.write_output(result, out)
     if as_json:
         _print_json(result.report)
@@ -389,6 +416,112 @@ def runtime(
         shutil.copy(binary, temporary)
         temporary.replace(path)
     sys.stdout.write(f"{path}: {path.stat().st_size} bytes\n")
+
+
+@app.command(epilog=EXIT_CODES)
+def bench(
+    models: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="MODEL...",
+            help="Recipes (folder or name), .onnx files, or bundles; a bundle alone is timed without peers.",
+            autocompletion=_recipes,
+            show_default=False,
+        ),
+    ],
+    against: Annotated[
+        str | None,
+        typer.Option(metavar="PEERS", help="onnxruntime,openvino,… Default: all installed.", show_default=False),
+    ] = None,
+    threads: Annotated[str, typer.Option(metavar="N,…", help="Numbers of threads, each pinned to a core.")] = "1,2",
+    runs: Annotated[int, typer.Option(min=1, help="Runs of each engine, at least; fast models run more often.")] = 50,
+    target: TargetName = "host",
+    untrained: Annotated[bool, typer.Option("--untrained", help="Build networks without weights for speed.")] = False,
+    weights: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Weights (.safetensors) of the recipe.", show_default=False)
+    ] = None,
+    calibration: Annotated[
+        Path | None, typer.Option(metavar="PATH", help="Calibration set, as for compile.", show_default=False)
+    ] = None,
+    samples: Annotated[
+        int | None, typer.Option(min=1, help="Number of calibration samples at most.", show_default=False)
+    ] = None,
+    trust: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Trust file for a bundle.", show_default=False)
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Measure models in edgebuild's runtime and in other runtimes, in turns."""
+    from edgebuild.bench import document, session
+    from edgebuild.bench.case import Asked
+    from edgebuild.bench.measure import Settings
+    from edgebuild.core import keys
+
+    settings = Settings(_names(against), _counts(threads), runs)
+    asked = [Asked(model, target, untrained, weights, calibration, samples, trust) for model in models]
+    with _progress(plain=False) as listener:
+        found = session.bench(asked, settings, keys.signing_key(None), listener)
+    whole = {"models": found, "summary": document.summary(found)} if len(found) > 1 else found[0]
+    if as_json:
+        _print_json(whole)
+        return
+    from edgebuild import views
+
+    for table in views.bench(found, document.summary(found)):
+        _console().print(table, "")
+
+
+@app.command(epilog=EXIT_CODES)
+def profile(
+    bundle: BundleFile,
+    threads: Annotated[int, typer.Option(min=1, help="Threads, each pinned to a core.")] = 1,
+    output: Annotated[
+        Path | None,
+        typer.Option("--output", "-o", metavar="FILE.svg", help="Draw a bar chart as well.", show_default=False),
+    ] = None,
+    trust: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Trust file; default: yours.", show_default=False)
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Show the time of every operator beside what this machine could do at best."""
+    import tempfile
+
+    from edgebuild.bench import chart
+    from edgebuild.bench.case import Asked, of_bundle
+    from edgebuild.bench.profile import by_kind
+    from edgebuild.bench.profile import profile as measure
+
+    with tempfile.TemporaryDirectory(prefix="edgebuild-profile-") as folder:
+        found = measure(of_bundle(Asked(str(bundle), trust=trust), Path(folder)), threads)
+    if output is not None:
+        with _disk_errors(output):
+            output.write_text(chart.svg(found), encoding="utf-8")
+    if as_json:
+        _print_json(found)
+        return
+    from edgebuild import views
+
+    for table in views.profile(found, by_kind(found)):
+        _console().print(table, "")
+
+
+def _tuning(seconds: float | None, *, update_lock: bool) -> float:
+    """Seconds of search."""
+    if update_lock and seconds == 0:
+        raise UsageError("--update-lock needs time to measure", "leave out --tune 0")
+    return LOCK_SECONDS if update_lock and seconds is None else seconds or 0.0
+
+
+def _names(text: str | None) -> tuple[str, ...] | None:
+    return None if text is None else tuple(name.strip() for name in text.split(",") if name.strip())
+
+
+def _counts(text: str) -> tuple[int, ...]:
+    try:
+        return tuple(int(count) for count in text.split(","))
+    except ValueError as error:
+        raise UsageError(f"--threads {text}: no list of numbers", "e.g. --threads 1,2") from error
 
 
 @app.command()

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edgebuild import pipeline, projects, views
+from edgebuild.bench.session import with_baseline
 from edgebuild.core import keys
 from edgebuild.core.calibration import find_set, load_set
 from edgebuild.core.errors import CheckError
@@ -25,8 +26,9 @@ SHARE_RIGHT = 0.95
 def run(listener: pipeline.Listener, out: Path = OUT) -> list[tuple[str, str]]:
     """Compiles, runs, and returns what to show. Raises CheckError when the labels are not right."""
     recipe = projects.resolve(projects.DEFAULT, projects.Overrides())
-    job = pipeline.Job(recipe, load_target("host"), recipe.name, recipe.version, baseline=True)
-    result = pipeline.build(job, keys.signing_key(None), listener)
+    job = pipeline.Job(recipe, load_target("host"), recipe.name, recipe.version)
+    key = keys.signing_key(None)
+    result = with_baseline(pipeline.build(job, key, listener), recipe, key)
     out.mkdir(parents=True, exist_ok=True)
     bundle = pipeline.write_output(result, out)
     right, total, latency = _labels(bundle)

@@ -7,6 +7,7 @@ so an unchanged build is answered from the cache. A stage's module is imported w
 """
 
 import dataclasses
+import functools
 import json
 import math
 import re
@@ -24,13 +25,15 @@ from edgebuild import report
 from edgebuild.core import digest, disk, minisign, runner
 from edgebuild.core.cache import CACHE_VARIABLE, Cache
 from edgebuild.core.calibration import find_set, has_test, load_set
-from edgebuild.core.errors import CalibrationError, CheckError, ModelError
+from edgebuild.core.errors import CalibrationError, CheckError, ModelError, UsageError
+from edgebuild.core.lock import Lock, read_lock, write_lock
 from edgebuild.core.manifest import Tensor, Trigger
 from edgebuild.core.minisign import SecretKey
 from edgebuild.core.plan import read_plan
 from edgebuild.core.recipe import RECIPE_FILE, Recipe
 from edgebuild.core.runner import Trial
 from edgebuild.core.target import Target
+from edgebuild.core.target_file import runs_here
 from edgebuild.stages import check, package, sign
 
 if TYPE_CHECKING:
@@ -73,23 +76,34 @@ class Listener(Protocol):
 
 @dataclass(frozen=True)
 class Job:
-    """What is built, under which name. `recipe` may stand for a bare ONNX file. `baseline`: time ONNX Runtime too."""
+    """What is built, under which name. `recipe` may stand for a bare ONNX file.
+
+    `tune`: seconds for measuring block sizes on this machine; `update_lock`: measure again, and write recipe.lock.
+    """
 
     recipe: Recipe
     target: Target
     name: str
     version: str
     untrained: bool = False
-    baseline: bool = False
+    tune: float = 0.0
+    update_lock: bool = False
+
+    @property
+    def of_file(self) -> bool:
+        """Whether it is a bare ONNX file, which has no recipe.toml and no recipe.lock."""
+        return not (self.recipe.folder / RECIPE_FILE).is_file() and self.recipe.model.onnx is not None
 
 
 @dataclass(frozen=True)
 class Result:
-    """`stem` is NAME-VERSION-TARGET; `report` is the report file's content."""
+    """`stem` is NAME-VERSION-TARGET; `report` is the report file's content; the models are ONNX files in the cache."""
 
     stem: str
     bundle: bytes
     report: dict[str, Any]
+    float_model: Path
+    qdq_model: Path
 
 
 @dataclass(frozen=True)
@@ -157,6 +171,8 @@ class _Build:
         recipe = job.recipe
         if recipe.calibration.set is None:
             raise CalibrationError(f"{recipe.name}: no calibration data", NO_CALIBRATION)
+        _check_search(job)
+        self._lock = Lock() if job.of_file else read_lock(recipe.folder)
         self._place = find_set(recipe.calibration.set, recipe.folder)
         self._calibration = load_set(self._place)
 
@@ -178,7 +194,6 @@ class _Build:
                 checked = self._check(test)
             with self._timed("evaluate"):
                 accuracy = self._evaluate(test, ingested, quantized, meta)
-            baseline = self._baseline(test, quantized) if self._job.baseline else None
         with self._timed("sign"):
             data = sign.sign(packed.manifest, packed.files, key)
         made = report.of_build(
@@ -190,10 +205,9 @@ class _Build:
             accuracy=accuracy,
         )
         made |= {"parity": meta.parity, "signer": key.public.name, "bundle_bytes": len(data), "seconds": self._seconds}
-        if baseline is not None:
-            made["baseline"] = baseline
         manifest = packed.manifest
-        return Result(f"{manifest.name}-{manifest.version}-{manifest.target}", data, made)
+        stem = f"{manifest.name}-{manifest.version}-{manifest.target}"
+        return Result(stem, data, made, ingested.folder / "model.onnx", quantized.folder / "model.onnx")
 
     @contextmanager
     def _timed(self, stage: str) -> Iterator[None]:
@@ -253,36 +267,56 @@ class _Build:
         return {"model.onnx": found.model.SerializeToString(deterministic=True), "meta.json": meta.to_json()}
 
     def _quantize(self, ingested: _Entry, meta: _Meta) -> _Entry:
-        settings = self._job.recipe.calibration
+        settings, precision = self._job.recipe.calibration, self._job.recipe.model.precision
 
         def make() -> dict[str, bytes]:
-            from edgebuild.stages.quantize import quantize  # noqa: PLC0415 - imports onnxruntime
+            from edgebuild.stages.quantize import keep_float, quantize  # noqa: PLC0415 - imports onnxruntime
 
-            quantized = quantize(
-                _model(ingested),
-                lambda: self._calibration.samples(meta.inputs, settings.samples),
-                observer=settings.observer,
-                percentile=settings.percentile,
-                progress=self._progress("quantize", settings.samples),
-            )
+            if precision == "float32":
+                quantized = keep_float(_model(ingested))
+            else:
+                quantized = quantize(
+                    _model(ingested),
+                    lambda: self._calibration.samples(meta.inputs, settings.samples),
+                    observer=settings.observer,
+                    percentile=settings.percentile,
+                    progress=self._progress("quantize", settings.samples),
+                )
             return {
                 "model.onnx": quantized.model.SerializeToString(deterministic=True),
                 "report.json": _json(quantized.report),
             }
 
-        return self._entry("quantize", [ingested.digest, self._calibration.digest(), repr(settings)], make)
+        inputs = [ingested.digest, self._calibration.digest(), repr(settings), precision]
+        return self._entry("quantize", inputs, make)
 
     def _compile(self, quantized: _Entry) -> _Entry:
         target = self._job.target
+        locked = self._schedules(quantized)
 
         def make() -> dict[str, bytes]:
             from edgebuild.stages.compile import compile_model  # noqa: PLC0415 - imports TVM
 
-            made = compile_model(_model(quantized), target)
+            made = compile_model(_model(quantized), target, locked)
             return {"program.so": made.program_so, "plan.bin": made.plan, "weights.bin": made.weights}
 
         anonymous = dataclasses.replace(target, name="", description="")
-        return self._entry("compile", [quantized.digest_of("model.onnx"), repr(anonymous)], make)
+        keys = [quantized.digest_of("model.onnx"), repr(anonymous), repr(sorted(locked.items()))]
+        return self._entry("compile", keys, make)
+
+    def _schedules(self, quantized: _Entry) -> dict[str, str]:
+        """Block sizes by shape: the lock's, and what a search was asked to find."""
+        job = self._job
+        known = {} if job.update_lock else self._lock.schedules.get(job.target.isa, {})
+        if not job.tune:
+            return known
+        from edgebuild.stages.compile.tune import tune  # noqa: PLC0415 - imports TVM
+
+        progress = functools.partial(self._listener.advanced, "compile")
+        found = tune(_model(quantized), job.target, job.tune, known, progress, again=job.update_lock)
+        if job.update_lock:
+            write_lock(job.recipe.folder, self._lock.with_schedules(job.target.isa, found))
+        return found
 
     def _runtime(self) -> Path:
         from edgebuild.stages.runtime import runtime_binary  # noqa: PLC0415
@@ -319,7 +353,8 @@ class _Build:
             golden=golden,
             sources=_handler_sources(recipe),
         )
-        return package.package(contents, self._job.target)
+        runnable = runner.prefix_for(self._job.target)[0] is not None
+        return package.package(contents, self._job.target, checked=runnable)
 
     def _check(self, test: "_Test") -> dict[str, Any]:
         if test.prefix is None:
@@ -378,19 +413,6 @@ class _Build:
             )
         return "met"
 
-    def _baseline(self, test: "_Test", quantized: _Entry) -> dict[str, Any]:
-        from edgebuild.stages import baseline  # noqa: PLC0415 - imports onnxruntime
-
-        if not test.native:
-            raise CheckError("--baseline compares on this machine, which cannot run the target", "use --target host")
-        golden = test.golden_inputs
-        sample = {name: array[0] for name, array in golden.items()}
-
-        def ours(runs: int) -> list[float]:
-            return check.latency(test.trial, golden, test.folder, runs)
-
-        return baseline.compare(ours, _model(quantized), sample)
-
 
 class _Test:
     """The packed bundle under an ephemeral key, for what is run before the real key signs it."""
@@ -436,6 +458,17 @@ def write_output(result: Result, out: Path) -> Path:
     return out / names[0]
 
 
+def _check_search(job: Job) -> None:
+    """Refuses a search that cannot be made, before anything else is done."""
+    if job.update_lock and job.of_file:
+        raise UsageError("--update-lock: an ONNX file has no recipe.lock", "compile a recipe's folder")
+    if job.tune and not runs_here(job.target):
+        raise UsageError(
+            f"--tune: code for {job.target.name} does not run on this machine, so nothing can be measured",
+            "leave it out: a cost model chooses for other CPUs",
+        )
+
+
 def _source_digest(recipe: Recipe) -> str:
     if not (recipe.folder / RECIPE_FILE).is_file() and recipe.model.onnx:
         path = recipe.folder / recipe.model.onnx
@@ -455,7 +488,8 @@ def _external_data(path: Path) -> list[Path]:
 def _handler_sources(recipe: Recipe) -> dict[str, bytes]:
     if recipe.function is None:
         return {}
-    paths = (*recipe.folder.glob("*.py"), recipe.folder / RECIPE_FILE)
+    used = (recipe.folder / recipe.model.file, recipe.folder / recipe.function.file)
+    paths = (*recipe.folder.glob("*.py"), *used, recipe.folder / RECIPE_FILE)
     return {path.name: path.read_bytes() for path in paths}
 
 

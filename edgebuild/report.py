@@ -7,9 +7,9 @@ int8_bytes, ratio}: weights in float32, and weights.bin; `latency_us` {min, medi
 runtime_bytes, bundle_bytes`; `seconds` by stage; `parity`: graph against the handler run eagerly; `quantization`:
 what the quantizer did; with --baseline `baseline` {edgebuild, onnxruntime}: latency in turns.
 
-Description: `name, version, target, release, arch, needs, abi, quality, function, trigger, timeout_ms, verified`;
-`signer`: key id; `inputs`, `outputs` [{name, shape, dtype}]; `files` [{path, size, sha256}]; `ops` [{name, kind,
-inputs, outputs, macs, integer}] with [{name, shape, dtype, space}]; `macs` {total, integer}; `arena_bytes,
+Description: `name, version, target, release, arch, needs, abi, quality, checked, function, trigger, timeout_ms,
+verified`; `signer`: key id; `inputs`, `outputs` [{name, shape, dtype}]; `files` [{path, size, sha256}]; `ops` [{name,
+kind, inputs, outputs, macs, integer}] with [{name, shape, dtype, space}]; `macs` {total, integer}; `arena_bytes,
 scratch_bytes`; the memory plan: `tensors` [{name, shape, dtype, space, offset, bytes}].
 """
 
@@ -69,6 +69,7 @@ def of_bundle(bundle: Bundle, claimed_signer: str) -> dict[str, Any]:
         "needs": list(manifest.needs),
         "abi": manifest.abi,
         "quality": manifest.quality,
+        "checked": manifest.checked,
         "function": manifest.function,
         "trigger": trigger_text(manifest.trigger),
         "timeout_ms": manifest.timeout_ms,

@@ -2,13 +2,16 @@
 
 from collections.abc import Iterable, Sequence
 from types import TracebackType
-from typing import Any
+from typing import Any, Literal
 
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 UNITS = ((1 << 20, "MiB"), (1 << 10, "KiB"))
+_SAYS = "says"
+_LONGEST = 12
 
 
 class StageProgress:
@@ -46,6 +49,14 @@ class StageProgress:
     def advanced(self, stage: str, done: int, total: int | None) -> None:
         if self._live:
             self._progress.update(self._tasks[stage], completed=done, total=total)
+
+    def says(self, what: str) -> None:
+        """A line of its own, in place of the one before it."""
+        if not self._live:
+            return
+        if _SAYS not in self._tasks:
+            self._tasks[_SAYS] = self._progress.add_task(what, total=None, note="")
+        self._progress.update(self._tasks[_SAYS], description=what)
 
     def finished(self, stage: str, seconds: float, *, cached: bool) -> None:
         note = f"{seconds:8.2f} s{'  cached' if cached else ''}"
@@ -131,6 +142,135 @@ def baseline_line(baseline: dict[str, dict[str, float]]) -> str:
     return f"min {theirs:,.0f} µs; this bundle {ours:,.0f} µs, in turns with it: {faster}"
 
 
+def bench(documents: Sequence[dict[str, Any]], summary: dict[str, Any]) -> list[Table]:
+    """The tables of `edgebuild bench`: one a model, and what they say together."""
+    tables = [table for found in documents for table in _bench_model(found)]
+    if len(documents) > 1 and summary:
+        tables.append(_bench_summary(documents, summary))
+    return tables
+
+
+_BENCH_HEADS = ("", "engine", "min ms", "median", "p99", "sd", "it/ours", "peak", "start", "MB")
+
+
+def _bench_model(found: dict[str, Any]) -> list[Table]:
+    title = f"{found['model']} for {found['target']}" + ("" if found["quality"] == "trained" else " (untrained)")
+    ordered = sorted(found["rows"], key=lambda row: (row["threads"], row["min_ms"]))
+    ours = {row["threads"]: row["min_ms"] for row in found["rows"] if row["engine"] == "edgebuild"}
+    table = Table(title=title, title_justify="left", title_style="bold", box=None, padding=(0, 1, 0, 0))
+    for head in _BENCH_HEADS:
+        table.add_column(head, justify="left" if head == "engine" else "right", no_wrap=True)
+    for row in ordered:
+        style = "bold" if row["engine"] == "edgebuild" else ""
+        table.add_row(*_bench_cells(row, ours[row["threads"]]), style=style)
+    return [table, rows("", _bench_notes(found))]
+
+
+def _bench_cells(row: dict[str, Any], ours: float) -> list[str]:
+    times = [_milliseconds(row[name]) for name in ("min_ms", "median_ms", "p99_ms", "sd_ms")]
+    share = "" if row["peak_share"] is None else f"{100 * row['peak_share']:.0f} %"
+    start, memory = _milliseconds(row["first_result_ms"]), f"{row['peak_rss_mb']:.1f}"
+    return [f"{row['threads']}T", _engine(row), *times, f"{row['min_ms'] / ours:.2f}×", share, start, memory]
+
+
+def _milliseconds(value: float) -> str:
+    return f"{value:.{3 if value < 10 else 2 if value < 100 else 0}f}"
+
+
+def _bench_notes(found: dict[str, Any]) -> list[tuple[str, str]]:
+    versions = {row["engine"]: row["version"] for row in found["rows"]}
+    over = next(row["over_rss_mb"] for row in found["rows"] if row["engine"] == "edgebuild")
+    return [
+        *((f"{threads} thread{'s' if threads != '1' else ''}", _verdict(part))
+          for threads, part in found["by_threads"].items()),
+        ("work", f"{found['macs'] / 1e6:,.1f} million multiply-accumulates, {size(found['bytes_moved'])} moved"),
+        ("columns", f"peak: share of that of {found['instruction']}; start: ms to a fresh process's first result"),
+        ("memory", f"ours peaks {over:.2f} MB above weights and arena; a peer's holds {_host_mb(found)} MB of Python"),
+        ("versions", ", ".join(f"{engine} {version}" for engine, version in versions.items())),
+        *((_engine(item), f"outputs: {_agreement(item)}") for item in found["agreement"]),
+        *((_engine(item), escape(f"not measured: {item['reason']}")) for item in found["unavailable"]),
+    ]  # fmt: skip
+
+
+def _host_mb(found: dict[str, Any]) -> str:
+    return f"{max(row['host_rss_mb'] for row in found['rows']):.0f}"
+
+
+def _engine(item: dict[str, Any]) -> str:
+    return f"{item['engine']} {item['variant'] or ''}".strip()
+
+
+def _verdict(part: dict[str, Any]) -> str:
+    share = f"; {100 * part['peak_share']:.0f} % of the peak of {part['peak_gmacs']:.0f} GMAC/s"
+    if part["best_peer"] is None:
+        return f"no peer ran{share}"
+    best = part["best_peer"]
+    return f"{part['ratio']:.2f} times as fast as the best peer, {_engine(best)} ({best['min_ms']:.3f} ms){share}"
+
+
+def _agreement(item: dict[str, Any]) -> str:
+    if item["max_difference"] is None and item["same_top1"] is None:
+        return "not comparable with ours"
+    parts = []
+    if item["same_top1"] is not None:
+        parts.append(f"the same top-1 for {100 * item['same_top1']:.0f} % of the inputs")
+    if item["max_difference"] is not None:
+        parts.append(f"at most {100 * item['max_difference']:.2f} % of the largest value from ours")
+    return ", ".join(parts)
+
+
+def _bench_summary(documents: Sequence[dict[str, Any]], summary: dict[str, Any]) -> Table:
+    cells = []
+    for threads, part in summary.items():
+        worst = part["worst"]
+        cells.append((threads, f"{part['geometric_mean']:.2f}×", f"{worst['model']} {worst['ratio']:.2f}×"))
+    return columns(
+        f"{len(documents)} models, against the best peer of each", ["threads", "geometric mean", "worst"], cells
+    )
+
+
+def profile(found: dict[str, Any], kinds: Sequence[dict[str, Any]]) -> list[Table]:
+    """The tables of `edgebuild profile`: operators in their order, the longest of them, and the kinds."""
+    title = f"{found['model']} for {found['target']}, {found['threads']} thread{'s' if found['threads'] > 1 else ''}"
+    ordered = sorted(found["ops"], key=lambda op: -float(op["us"]))
+    reached = 100 * found["roofline_us"] / found["total_us"] if found["total_us"] else 0.0
+    limits = f"{found['peak_gmacs']:,.0f} GMAC/s ({found['instruction']})"
+    return [
+        _profile_ops(f"{title}: operators in the order in which they run", found["ops"]),
+        _profile_ops(f"the longest {min(_LONGEST, len(ordered))}", ordered[:_LONGEST]),
+        _profile_kinds(kinds, found["total_us"]),
+        rows(
+            "",
+            [
+                ("together", f"{found['total_us']:,.1f} µs"),
+                ("rooflines", f"{found['roofline_us']:,.1f} µs, {reached:.0f} % of it; peak {limits}"),
+            ],
+        ),
+    ]
+
+
+def _profile_ops(title: str, ops: Sequence[dict[str, Any]]) -> Table:
+    table = Table(title=title, title_justify="left", title_style="bold", box=None, padding=(0, 1, 0, 0))
+    for head in ("µs", "share", "roofline", "of it", "by", "kind", "operator"):
+        justify: Literal["left", "right"] = "left" if head in ("by", "kind", "operator") else "right"
+        table.add_column(head, justify=justify, overflow="fold")
+    for op in ops:
+        reached = f"{100 * op['roofline_us'] / op['us']:.0f} %" if op["us"] else ""
+        times = [f"{op['us']:.1f}", f"{100 * op['share']:.1f} %", f"{op['roofline_us']:.1f}", reached]
+        table.add_row(*times, op["bound"], op["kind"], escape(op["name"]))
+    return table
+
+
+def _profile_kinds(kinds: Sequence[dict[str, Any]], total: float) -> Table:
+    table = Table(title="kinds of operators", title_justify="left", title_style="bold", box=None, pad_edge=False)
+    for head in ("kind", "number", "µs", "share", "roofline"):
+        table.add_column(head, justify="left" if head == "kind" else "right")
+    for kind in kinds:
+        share = f"{100 * kind['us'] / total:.1f} %" if total else ""
+        table.add_row(kind["kind"], str(kind["count"]), f"{kind['us']:.1f}", share, f"{kind['roofline_us']:.1f}")
+    return table
+
+
 def inspection(found: dict[str, Any]) -> list[Table]:
     """The tables of `edgebuild inspect`."""
     signer = found["signer"] if found["verified"] else f"{found['signer']} (unverified: no --trust given)"
@@ -140,6 +280,7 @@ def inspection(found: dict[str, Any]) -> list[Table]:
         [
             ("signer", signer),
             ("quality", found["quality"]),
+            ("checked", "by the build" if found["checked"] else "not yet: the device does it before its first result"),
             ("needs", f"{found['arch']} {' '.join(found['needs'])}"),
             ("function", f"{found['function']} (trigger: {found['trigger']})"),
             *(("input", _tensor(item)) for item in found["inputs"]),

@@ -78,7 +78,12 @@ def list_output_twice(model: onnx.ModelProto) -> None:
 @pytest.mark.parametrize(
     ("text", "change", "message", "hint"),
     [
-        (HEAD + "(float[1,4,4] x) => (float[1] y) { [head] y = Det(x) }", None, "m.onnx: head: Det: ", "replace"),
+        (
+            HEAD + "(float[1,4,4] x) => (float[1] y) { [head] y = Det(x) }",
+            None,
+            "m.onnx: not supported: Det ('head')",
+            "replace",
+        ),
         (HEAD + "(float[1,n] x) => (float[1,n] y) { y = Relu(x) }", None, "m.onnx: input 'x' is dynamic", "static"),
         (HEAD + "() => (float[2] y) <float[2] c = {1,2}> { y = Relu(c) }", None, "m.onnx: the model has no input", ""),
         (LINEAR, list_output_twice, "m.onnx: output 'y' is listed twice", "once"),

@@ -30,7 +30,19 @@ def test_help_imports_nothing_heavy() -> None:
 
 def test_help_names_commands_and_exit_codes() -> None:
     text = " ".join(spawn("--help").stdout.split())
-    for command in ("init", "compile", "inspect", "verify", "keys", "targets", "recipes", "runtime", "demo"):
+    for command in (
+        "init",
+        "compile",
+        "inspect",
+        "verify",
+        "keys",
+        "targets",
+        "recipes",
+        "runtime",
+        "demo",
+        "bench",
+        "profile",
+    ):
         assert command in text
     assert "Exit codes: 0 done, 2 wrong command line, 3 recipe or target, 4 model" in text
 

@@ -18,8 +18,9 @@ ALLOWED = {
     "views": set(),
     "projects": {"core"},
     "pipeline": {"core", "stages", "reference", "report"},
-    "demo": {"core", "stages", "pipeline", "projects", "views"},
-    "cli": {"core", "stages", "pipeline", "projects", "demo", "report", "views"},
+    "bench": {"core", "stages", "pipeline", "projects"},
+    "demo": {"core", "stages", "pipeline", "projects", "views", "bench"},
+    "cli": {"core", "stages", "pipeline", "projects", "demo", "report", "views", "bench"},
     "__main__": {"cli"},
     "__init__": {"function"},
 }

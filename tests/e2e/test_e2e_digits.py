@@ -142,7 +142,9 @@ def test_two_trainings_differ_in_weights_only(machine: Machine, digits: Built) -
     assert one["plan.bin"] == two["plan.bin"]
 
 
-@pytest.mark.parametrize("target", ["aarch64-generic", "raspberry-pi-5", "x86_64-avx2"])
+@pytest.mark.parametrize(
+    "target", ["aarch64-generic", "raspberry-pi-5", "x86_64-avx2", "x86_64-generic", "riscv64-generic", "riscv64-v"]
+)
 def test_every_cpu_gives_the_same_bits(
     target: str, machine: Machine, digits: Built, held_out: tuple[np.ndarray, list[int]], tmp_path: Path
 ) -> None:
@@ -162,6 +164,8 @@ def test_without_qemu_a_cross_compiled_bundle_says_unchecked(machine: Machine, t
     report = json.loads((tmp_path / "digits-1.0.0-aarch64-generic.report.json").read_text())
     assert report["checked"] is False
     assert "qemu-user" in report["check_reason"]
+    bundle = tmp_path / "digits-1.0.0-aarch64-generic.ebundle"
+    assert not read_unverified(bundle.read_bytes()).manifest.checked
 
 
 def altered(built: Built, path: str) -> tuple[Bundle, dict[str, bytes]]:
@@ -186,6 +190,25 @@ def test_a_program_that_misses_its_golden_outputs_is_caught(digits: Built, tmp_p
     trial.bundle.write_bytes(sign.sign(dataclasses.replace(read.manifest, files=file_rows(files)), files, key))
     with pytest.raises(CheckError, match="does not reproduce its golden outputs"):
         check.check(trial)
+
+
+def test_a_bundle_that_was_never_run_checks_itself(digits: Built, tmp_path: Path) -> None:
+    """The program that misses a golden output gives no result at all; nobody else has seen it run."""
+    import dataclasses
+
+    key = minisign.generate()
+    trust, frames = tmp_path / "trust", tmp_path / "frames.npy"
+    trust.write_bytes(key.public.file())
+    read, files = altered(digits, "golden/out-1.npy")
+    frames.write_bytes(bytes(read.files["golden/in-0.npy"]))
+    trial = Trial((), runtime_binary(load_target("host").triple), tmp_path / "b.ebundle", trust)
+    for content, code in ((files, 3), ({name: bytes(data) for name, data in read.files.items()}, 0)):
+        manifest = dataclasses.replace(read.manifest, files=file_rows(content), checked=False)
+        trial.bundle.write_bytes(sign.sign(manifest, content, key))
+        done = trial.run("--input", str(frames), "--no-pace")
+        assert done.returncode == code
+        assert bool(done.stdout) == (code == 0)
+        assert (b"the bundle's first run anywhere is not right" in done.stderr) == (code == 3)
 
 
 def test_the_signature_is_by_the_development_key(machine: Machine, digits: Built) -> None:
