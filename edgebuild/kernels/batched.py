@@ -20,8 +20,10 @@ from edgebuild.kernels.builder import (
     bits,
     cast,
     cells,
+    floor_power,
     kernel,
     loop,
+    offset_of,
     splat,
 )
 from edgebuild.kernels.epilogue import QUANT_PARAMS, Epilogue, Piece
@@ -79,16 +81,6 @@ def _extent(batch: tuple[int, ...], strides: tuple[int, ...]) -> int:
     return sum((n - 1) * s for n, s in zip(batch, strides, strict=True))
 
 
-def offset_of(index: Expr, sizes: tuple[int, ...], strides: tuple[int, ...]) -> Expr:
-    """Offset of a flat index over `sizes`."""
-    offset: Expr = 0
-    for size, stride in zip(reversed(sizes), reversed(strides), strict=True):
-        if stride and size > 1:
-            offset = offset + index % size * stride
-        index = index // size
-    return offset
-
-
 def register_block(rows: int, vectors: int, steps: int, isa: Isa) -> tuple[int, int]:
     """Rows × vectors of accumulators: the cheapest that fits the registers; ties go to the larger block."""
 
@@ -97,13 +89,7 @@ def register_block(rows: int, vectors: int, steps: int, isa: Isa) -> tuple[int, 
         tiles = -(-rows // r) * -(-vectors // v)
         return tiles * (isa.cost.step(r, v) * steps + 3.0 * r * v + 10.0), -r * v
 
-    fits = [
-        (r, v)
-        for v in range(1, min(vectors, 4) + 1)
-        for r in range(1, min(rows, 16) + 1)
-        if r * v + v + 2 <= isa.registers
-    ]
-    return min(fits, key=cost)
+    return min(isa.blocks(rows, vectors), key=cost)
 
 
 class _Template:
@@ -261,7 +247,7 @@ class _Template:
     def _pack_run(self, source: Expr, target: Expr, count: int) -> None:
         """As `copy_run`, into bytes of a wider type."""
         item = np.dtype(self.isa.packed).itemsize
-        lanes = min(32, 1 << (count.bit_length() - 1))
+        lanes = min(32, floor_power(count))
 
         def step(offset: Expr) -> None:
             value = self._packed_bytes(self.a.load(source + offset, lanes), lanes)

@@ -141,6 +141,21 @@ def either(condition: Expr, yes: Callable[[], None], no: Callable[[], None]) -> 
             no()
 
 
+def floor_power(count: int) -> int:
+    """The largest power of two that is not larger than `count`."""
+    return 1 << (count.bit_length() - 1)
+
+
+def offset_of(index: Expr, sizes: Sequence[int], strides: Sequence[int]) -> Expr:
+    """Offset of a flat index over `sizes`."""
+    offset: Expr = 0
+    for size, stride in zip(reversed(sizes), reversed(strides), strict=True):
+        if stride and size > 1:
+            offset = offset + index % size * stride
+        index = index // size
+    return offset
+
+
 def vector(dtype: str, lanes: int) -> str:
     return dtype if lanes == 1 else f"{dtype}x{lanes}"
 

@@ -119,7 +119,7 @@ class ConvPlan:
     @cached_property
     def alternatives(self) -> tuple[Blocking, ...]:
         """Every block that fits, the best by the cost model first."""
-        found = sorted(_candidates(self.conv.pixels, self.vectors, self.isa.registers), key=self._cost)
+        found = sorted(self.isa.blocks(self.conv.pixels, self.vectors), key=self._cost)
         return tuple(self._split(rows, vectors) for rows, vectors in found)
 
     def _split(self, rows: int, vectors: int) -> Blocking:
@@ -172,21 +172,11 @@ class ConvPlan:
         """One value an output channel → [groups, vectors, lanes], 0 where a lane has no channel."""
         return np.asarray(np.append(values, values.dtype.type(0))[self.channel_index()])
 
-    def fold_bias(self, bias: np.ndarray, weights: np.ndarray, zero_point: int) -> np.ndarray:
-        """Bias − (z_x − isa.bias)·Σw, int32 [O]: what is left when the kernel sums (x − isa.bias)·w."""
-        sums = weights.reshape(weights.shape[0], -1).astype(np.int64).sum(axis=1)
-        return np.asarray((bias.astype(np.int64) - (zero_point - self.isa.bias) * sums).astype(np.int32))
 
-
-def _candidates(pixels: int, vectors: int, registers: int) -> list[tuple[int, int]]:
-    """Blocks whose accumulators, weights and two temporaries fit the registers."""
-    fits = [
-        (rows, nv)
-        for nv in range(1, min(vectors, 4) + 1)
-        for rows in range(1, min(pixels, 16) + 1)
-        if rows * nv + nv + 2 <= registers
-    ]
-    return fits or [(1, 1)]
+def fold_bias(isa: Isa, bias: np.ndarray, weights: np.ndarray, zero_point: int) -> np.ndarray:
+    """Bias − (z_x − isa.bias)·Σw, int32 [O]: what is left when a kernel sums (x − isa.bias)·w."""
+    sums = weights.reshape(weights.shape[0], -1).astype(np.int64).sum(axis=1)
+    return np.asarray((bias.astype(np.int64) - (zero_point - isa.bias) * sums).astype(np.int32))
 
 
 def conv_kernel(

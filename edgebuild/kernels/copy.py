@@ -4,7 +4,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from edgebuild.kernels.builder import Body, Expr, Flat, Kernel, T, cast, kernel, loop, shuffle
+from edgebuild.kernels.builder import Body, Expr, Flat, Kernel, T, cast, floor_power, kernel, loop, shuffle
 from edgebuild.kernels.isa import Isa
 
 WIDEST = 32  # elements of the widest copy step: one AVX2 register of bytes, and cheap on narrower machines
@@ -20,7 +20,7 @@ def copy_run(
 
     The tail is one more step that overlaps the step before it; runs shorter than a step take powers of two.
     """
-    lanes = min(widest, 1 << (count.bit_length() - 1))
+    lanes = min(widest, floor_power(count))
 
     def step(offset: Expr) -> None:
         value = None if source is None else source.load(at + offset, lanes)

@@ -149,11 +149,6 @@ class DepthwisePlan:
                 place += section.isa.block
         return np.ascontiguousarray(np.concatenate(found).astype(dtype))
 
-    def fold_bias(self, bias: np.ndarray, weights: np.ndarray, zero_point: int) -> np.ndarray:
-        """Bias − (z_x − isa.bias)·Σw, int32 [C]."""
-        sums = weights.reshape(weights.shape[0], -1).astype(np.int64).sum(axis=1)
-        return np.asarray((bias.astype(np.int64) - (zero_point - self.isa.bias) * sums).astype(np.int32))
-
 
 def depthwise_kernel(
     conv: Conv, isa: Isa, *, table: bool = False, into: Into | None = None, schedule: int | None = None

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from edgebuild.kernels.builder import Body, Expr, Flat, Kernel, T, bits, cast, kernel, loop, splat
+from edgebuild.kernels.builder import Body, Expr, Flat, Kernel, T, bits, cast, floor_power, kernel, loop, splat
 from edgebuild.kernels.copy import Into
 from edgebuild.kernels.epilogue import QUANT_PARAMS, Epilogue
 from edgebuild.kernels.isa import PACK, Isa
@@ -30,7 +30,7 @@ def binary_kernel(binary: Binary, isa: Isa, *, table: bool = False, into: Into |
     size = binary.rows * binary.inner
     run = binary.inner if binary.broadcast else size if into is None else into.line
     isa = _fitting(isa, run)
-    width = min(isa.block, 1 << (run.bit_length() - 1))
+    width = min(isa.block, floor_power(run))
     steps, rows = -(-run // width), size // run
     args = [
         ("a", "uint8", size),

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from edgebuild.kernels.builder import Expr, Flat, T, bits, cast, intrinsic, shuffle, splat
+from edgebuild.kernels.builder import Expr, Flat, T, bits, cast, floor_power, intrinsic, shuffle, splat
 from edgebuild.kernels.isa import PACK, Isa, magic_round
 
 QUANT_PARAMS = 5  # hi − z_y as float32 bits, z_y, lo, hi, z_x
@@ -122,7 +122,7 @@ def store_part(target: Flat, place: Expr, value: Expr, total: int, start: int, c
         return
     words = T.bind(bits("int32", value, total // 4))
     while count:
-        size = 1 << (count.bit_length() - 1)
+        size = floor_power(count)
         target.store(place, _taken(words, start, size), size)
         place, start, count = place + size, start + size, count - size
 

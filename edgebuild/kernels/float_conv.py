@@ -20,6 +20,7 @@ from edgebuild.kernels.builder import (
     T,
     cells,
     either,
+    floor_power,
     intrinsic,
     kernel,
     loop,
@@ -50,7 +51,7 @@ class Tiles:
 
     @property
     def lanes(self) -> int:
-        return min(self.isa.lanes, 1 << (self.columns.bit_length() - 1))
+        return min(self.isa.lanes, floor_power(self.columns))
 
     @property
     def vectors(self) -> int:
@@ -63,13 +64,7 @@ class Tiles:
     @cached_property
     def block(self) -> tuple[int, int]:
         """(rows, vectors) of a block."""
-        fits = [
-            (r, v)
-            for v in range(1, min(self.vectors, 8) + 1)
-            for r in range(1, min(self.rows, 16) + 1)
-            if r * v + v + 2 <= self.isa.registers
-        ]
-        return min(fits, key=self._cost)
+        return min(self.isa.blocks(self.rows, self.vectors, widest=8), key=self._cost)
 
     def _cost(self, block: tuple[int, int]) -> tuple[float, int]:
         """Cycles of all blocks, roughly: multiply ports, load ports, and the latency of a chain; ties go to the larger
@@ -351,7 +346,7 @@ class _Depthwise:
 
     def __init__(self, conv: Conv, isa: Isa) -> None:
         self.conv = conv
-        self.lanes = min(isa.lanes, 1 << (conv.channels.bit_length() - 1))
+        self.lanes = min(isa.lanes, floor_power(conv.channels))
         reach = (conv.kernel[1] - 1) * conv.dilation[1]
         self.left = min(-(-conv.pad[1] // conv.stride[1]), conv.out_width)
         right = (conv.width - 1 - reach + conv.pad[1]) // conv.stride[1] + 1

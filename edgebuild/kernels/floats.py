@@ -25,6 +25,7 @@ from edgebuild.kernels.builder import (
     intrinsic,
     kernel,
     loop,
+    offset_of,
     shuffle,
     splat,
     vector,
@@ -84,7 +85,7 @@ def map_kernel(spec: Map, isa: Isa) -> Kernel:
     dims = spec.dims
     outer, inner = dims[:-1], dims[-1]
     simple = all(s[-1] in (0, 1) for _, s in spec.operands)
-    lanes = min(isa.wide, 1 << (inner.bit_length() - 1)) if simple else 1
+    lanes = isa.wide_for(inner) if simple else 1
     lines = math.prod(outer)
     steps = -(-inner // lanes)
     args = [(f"a{i}", _storage(d), _extent(dims, s)) for i, (d, s) in enumerate(spec.operands)]
@@ -95,7 +96,7 @@ def map_kernel(spec: Map, isa: Isa) -> Kernel:
         with loop(body.begin, body.end) as unit:
             line = T.bind(unit // steps)
             place = T.bind(T.min(unit % steps * lanes, inner - lanes))
-            loads = [_load(b, _index(line, outer, s[:-1]) + place * s[-1], d, s[-1], lanes)
+            loads = [_load(b, offset_of(line, outer, s[:-1]) + place * s[-1], d, s[-1], lanes)
                      for b, (d, s) in zip(operands, spec.operands, strict=True)]  # fmt: skip
             y.store(line * inner + place, _stored(evaluate(spec.tree, loads, lanes), spec.dtype, lanes), lanes)
 
@@ -113,16 +114,6 @@ def _storage(dtype: str) -> str:
 
 def _stored(value: Expr, dtype: str, lanes: int) -> Expr:
     return cast("uint8", value, lanes) if dtype == "bool" else value
-
-
-def _index(line: Expr, dims: Sequence[int], strides: Sequence[int]) -> Expr:
-    """Offset of a flat index over `dims`."""
-    offset: Expr = 0
-    for size, stride in zip(reversed(dims), reversed(strides), strict=True):
-        if stride:
-            offset = offset + line % size * stride
-        line = line // size
-    return offset
 
 
 def _load(buffer: Flat, index: Expr, dtype: str, stride: int, lanes: int) -> Expr:
@@ -319,7 +310,7 @@ def reduce_kernel(spec: Reduce, isa: Isa) -> Kernel:
     in_size = 1 + sum((n - 1) * s for n, s in (*spec.kept, *spec.reduced))
     inner = spec.kept[-1] if spec.kept else (1, 0)
     vectorized = inner[1] == 1 and inner[0] > 1 and spec.kind != "argmax"
-    lanes = min(isa.wide, 1 << (inner[0].bit_length() - 1)) if vectorized else 1
+    lanes = isa.wide_for(inner[0]) if vectorized else 1
     lines, steps = out_size // inner[0], -(-inner[0] // lanes)
     out_dtype = "int64" if spec.kind == "argmax" else spec.dtype
     args = [("x", spec.dtype, in_size), ("y", out_dtype, out_size)]
@@ -330,7 +321,7 @@ def reduce_kernel(spec: Reduce, isa: Isa) -> Kernel:
         with loop(body.begin, body.end) as unit:
             line = T.bind(unit // steps)
             place = T.bind(T.min(unit % steps * lanes, inner[0] - lanes))
-            source = T.bind(_index(line, [s for s, _ in outer], [t for _, t in outer]) + place * inner[1])
+            source = T.bind(offset_of(line, [s for s, _ in outer], [t for _, t in outer]) + place * inner[1])
             target = line * inner[0] + place
             if _is_row(spec, isa):
                 _row_extremum(spec, isa.wide, x, source, y, target)
@@ -452,7 +443,7 @@ def resize_kernel(spec: Resize, isa: Isa) -> Kernel:
     """Arguments: input, start int32 [count], weights float32 [count, taps], output. A unit is one output line
     [inner].
     """
-    lanes = min(isa.wide, 1 << (spec.inner.bit_length() - 1))
+    lanes = isa.wide_for(spec.inner)
     args = [
         ("x", "float32", spec.outer * spec.size * spec.inner),
         ("start", "int32", spec.count),

@@ -11,7 +11,18 @@ from typing import Any
 import numpy as np
 
 from edgebuild.kernels import lookup as tables
-from edgebuild.kernels.builder import ROUND_BITS, ROUND_MAGIC, Expr, T, bits, cast, intrinsic, shuffle, splat
+from edgebuild.kernels.builder import (
+    ROUND_BITS,
+    ROUND_MAGIC,
+    Expr,
+    T,
+    bits,
+    cast,
+    floor_power,
+    intrinsic,
+    shuffle,
+    splat,
+)
 
 PACK = 4  # vectors of int32 that become one vector of uint8
 
@@ -93,6 +104,19 @@ class Isa:
     def at(self, lanes: int) -> "Isa":
         """The same instructions on shorter vectors."""
         return self if lanes == self.lanes else replace(self, lanes=lanes)
+
+    def wide_for(self, size: int) -> int:
+        """Lanes of loops over runs of `size` elements: a power of two, not longer than a run."""
+        return min(self.wide, floor_power(size))
+
+    def blocks(self, rows: int, vectors: int, widest: int = 4) -> list[tuple[int, int]]:
+        """Rows × vectors of accumulators that fit the registers together with their weights and two temporaries."""
+        return [
+            (r, v)
+            for v in range(1, min(vectors, widest) + 1)
+            for r in range(1, min(rows, 16) + 1)
+            if r * v + v + 2 <= self.registers
+        ]
 
     def narrow_order(self) -> np.ndarray:
         """Element (vector · lanes + lane) at each place of what `pack8` gives for four vectors, [4 · lanes]."""

@@ -12,6 +12,7 @@ from edgebuild.kernels.builder import (
     cast,
     cell,
     fence,
+    floor_power,
     intrinsic,
     kernel,
     loop,
@@ -37,7 +38,7 @@ class Rows:
 
 def softmax_table_kernel(spec: Rows, isa: Isa) -> Kernel:
     """Arguments: x uint8, exponentials int32 [256], 1 / s_y float32 [1], params int32 [QUANT_PARAMS], y uint8."""
-    size, lanes = spec.size, min(isa.wide, 1 << (spec.size.bit_length() - 1))
+    size, lanes = spec.size, isa.wide_for(spec.size)
     args = [
         ("x", "uint8", spec.rows * size),
         ("table", "int32", 256),
@@ -70,7 +71,7 @@ def softmax_table_kernel(spec: Rows, isa: Isa) -> Kernel:
 
 def _row_maximum(x: Flat, base: Expr, size: int, isa: Isa) -> Expr:
     """The largest byte of a row, as int32."""
-    lanes = min(4 * isa.lanes, 1 << (size.bit_length() - 1))
+    lanes = min(4 * isa.lanes, floor_power(size))
     best = cell("uint8", lanes)
     best.set(x.load(base, lanes))
     with loop(1, -(-size // lanes)) as i:
@@ -82,7 +83,7 @@ def _row_maximum(x: Flat, base: Expr, size: int, isa: Isa) -> Expr:
 
 def layer_norm_kernel(spec: Rows, isa: Isa) -> Kernel:
     """Arguments: x uint8, gain and offset float32 [size], params int32 [NORM_PARAMS], y uint8."""
-    size, lanes = spec.size, min(isa.wide, 1 << (spec.size.bit_length() - 1))
+    size, lanes = spec.size, isa.wide_for(spec.size)
     args = [
         ("x", "uint8", spec.rows * size),
         ("gain", "float32", size),

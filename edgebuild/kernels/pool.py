@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from edgebuild.kernels.builder import Body, Expr, Kernel, T, cast, cell, kernel, loop, splat
+from edgebuild.kernels.builder import Body, Expr, Kernel, T, cast, cell, floor_power, kernel, loop, splat
 from edgebuild.kernels.epilogue import QUANT_PARAMS, Epilogue
 from edgebuild.kernels.isa import Isa
 
@@ -44,7 +44,7 @@ class _Window:
 
 def max_pool_kernel(pool: Pool, isa: Isa) -> Kernel:
     """Arguments: input, output."""
-    lanes = min(isa.lanes * 4, 1 << (pool.channels.bit_length() - 1))
+    lanes = min(isa.lanes * 4, floor_power(pool.channels))
     args = [("x", "uint8", pool.in_size), ("y", "uint8", pool.out_size)]
 
     def emit(body: Body) -> None:
@@ -66,7 +66,7 @@ def max_pool_kernel(pool: Pool, isa: Isa) -> Kernel:
 
 def average_pool_kernel(pool: Pool, isa: Isa) -> Kernel:
     """Arguments: input, multipliers float32 [out_height, out_width], quant, output."""
-    lanes = min(isa.wide, 1 << (pool.channels.bit_length() - 1))
+    lanes = isa.wide_for(pool.channels)
     positions = pool.out_height * pool.out_width
     args = [
         ("x", "uint8", pool.in_size),
@@ -101,7 +101,7 @@ def float_pool_kernel(pool: Pool, isa: Isa, *, reduction: str) -> Kernel:
     """`reduction` max: input, output; average: input, count float32 [out_height, out_width], output (SPEC section
     8).
     """
-    lanes = min(isa.wide, 1 << (pool.channels.bit_length() - 1))
+    lanes = isa.wide_for(pool.channels)
     positions = pool.out_height * pool.out_width
     args = [("x", "float32", pool.in_size), ("y", "float32", pool.out_size)]
     if reduction == "average":

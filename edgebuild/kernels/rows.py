@@ -16,6 +16,7 @@ from edgebuild.kernels.builder import (
     cast,
     cell,
     fence,
+    floor_power,
     intrinsic,
     kernel,
     loop,
@@ -129,7 +130,7 @@ def row_sum(size: int, value: Callable[[Expr, int], Expr]) -> Expr:
 
 
 def _maximum(x: Flat, base: Expr, size: int) -> Expr:
-    lanes = min(PARTS, 1 << (size.bit_length() - 1))
+    lanes = min(PARTS, floor_power(size))
     best = cell("float32", lanes)
     best.set(x.load(base, lanes))
     with loop(1, -(-size // lanes)) as i:

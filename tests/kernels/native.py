@@ -5,13 +5,24 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+import pytest
 
+from edgebuild.core.runner import prefix_for
 from edgebuild.core.target import Target
+from edgebuild.core.target_file import load_target
 from edgebuild.kernels.builder import Kernel
 from edgebuild.stages.compile.codegen import build_program
 
 _TABLE_OFFSET = 24
 _ENTRY = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int32, ctypes.c_int32)
+
+
+def runnable(name: str) -> Target:
+    """A target whose code this CPU runs; the test skips on another."""
+    target = load_target(name)
+    if prefix_for(target)[0] != ():
+        pytest.skip(f"this CPU cannot run {name}")
+    return target
 
 
 class Native:

@@ -4,10 +4,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from kernels.native import Native
+from kernels.native import Native, runnable
 
-from edgebuild.core.runner import prefix_for
-from edgebuild.core.target_file import load_target
 from edgebuild.kernels.batched import Batched, batched_kernel
 from edgebuild.kernels.isa import ISAS
 
@@ -16,9 +14,7 @@ SHAPES = 30
 
 @pytest.fixture(scope="module", params=["x86_64-generic", "x86_64-avx2", "x86_64-avx512vnni"])
 def native(request, tmp_path_factory):
-    target = load_target(request.param)
-    if prefix_for(target)[0] != ():
-        pytest.skip(f"this CPU cannot run {request.param}")
+    target = runnable(request.param)
     rng = np.random.default_rng(6)
     specs = [_random_product(rng) for _ in range(SHAPES)]
     kernels = [batched_kernel(s, ISAS[target.isa]) for s in specs]

@@ -4,10 +4,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from kernels.native import Native
+from kernels.native import Native, runnable
 
-from edgebuild.core.runner import prefix_for
-from edgebuild.core.target_file import load_target
 from edgebuild.kernels.copy import Gather, Into, Table, gather_kernel, table_kernel
 from edgebuild.kernels.elementwise import Binary, binary_kernel
 from edgebuild.kernels.isa import ISAS
@@ -33,9 +31,7 @@ GATHERS = [Gather("uint8", 3, 4, 7, 24), Gather("uint8", 1, 9, 5, 100)]
 @pytest.fixture(scope="module", params=TARGETS)
 def isa_and_run(request, tmp_path_factory):
     """The instruction set, and `run(name, args, output)` for the kernels by name."""
-    target = load_target(request.param)
-    if prefix_for(target)[0] != ():
-        pytest.skip(f"this CPU cannot run {request.param}")
+    target = runnable(request.param)
     isa = ISAS[target.isa]
     made = {("table", spec): table_kernel(spec, isa) for spec in TABLES}
     made |= {("binary", spec): binary_kernel(spec, isa) for spec in BINARIES}

@@ -4,11 +4,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from kernels.native import Native
+from kernels.native import Native, runnable
 
-from edgebuild.core.runner import prefix_for
-from edgebuild.core.target_file import load_target
-from edgebuild.kernels.conv import Conv, ConvPlan, conv_kernel
+from edgebuild.kernels.conv import Conv, ConvPlan, conv_kernel, fold_bias
 from edgebuild.kernels.depthwise import DepthwisePlan, depthwise_kernel, is_depthwise
 from edgebuild.kernels.isa import ISAS, Isa
 
@@ -17,9 +15,7 @@ SHAPES = 40
 
 @pytest.fixture(scope="module", params=["x86_64-generic", "x86_64-avx2", "x86_64-avx512vnni", "x86_64-avx512vbmi"])
 def native(request, tmp_path_factory):
-    target = load_target(request.param)
-    if prefix_for(target)[0] != ():
-        pytest.skip(f"this CPU cannot run {request.param}")
+    target = runnable(request.param)
     rng = np.random.default_rng(5)
     convs = [_random_conv(rng) for _ in range(SHAPES)]
     isa = ISAS[target.isa]
@@ -70,7 +66,7 @@ def _constants(conv: Conv, isa: Isa, weights, bias, multiplier, zero_x: int) -> 
         plan, packed = DepthwisePlan(conv, isa), DepthwisePlan(conv, isa).pack_weights(weights[..., 0])
     else:
         plan, packed = ConvPlan(conv, isa.gemm), ConvPlan(conv, isa.gemm).pack_weights(weights)
-    folded = plan.fold_bias(bias, weights, zero_x)
+    folded = fold_bias(plan.isa, bias, weights, zero_x)
     return [packed, plan.pack_channels(folded), plan.pack_channels(multiplier)]
 
 

@@ -6,11 +6,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from kernels.native import Native
+from kernels.native import Native, runnable
 from kernels.test_conv import _random_conv
 
-from edgebuild.core.runner import prefix_for
-from edgebuild.core.target_file import load_target
 from edgebuild.kernels.conv import Conv
 from edgebuild.kernels.depthwise import is_depthwise
 from edgebuild.kernels.float_conv import FloatConv, float_conv_kernel, float_depthwise_kernel
@@ -22,9 +20,7 @@ SHAPES = 30
 
 @pytest.fixture(scope="module", params=["x86_64-generic", "x86_64-avx2", "x86_64-avx512vnni"])
 def native(request, tmp_path_factory):
-    target = load_target(request.param)
-    if prefix_for(target)[0] != ():
-        pytest.skip(f"this CPU cannot run {request.param}")
+    target = runnable(request.param)
     rng = np.random.default_rng(8)
     specs = [FloatConv(_random_conv(rng), clip=bool(i % 2)) for i in range(SHAPES)]
     isa = ISAS[target.isa]

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from edgebuild.core.errors import ModelError
-from edgebuild.kernels.conv import Conv, ConvPlan, conv_kernel
+from edgebuild.kernels.conv import Conv, ConvPlan, conv_kernel, fold_bias
 from edgebuild.kernels.copy import Table, table_kernel
 from edgebuild.kernels.depthwise import DepthwisePlan, depthwise_kernel, is_depthwise
 from edgebuild.kernels.elementwise import Binary, binary_kernel
@@ -135,7 +135,7 @@ class IntegerLowering:
         else:
             plan, make, kind = ConvPlan(conv, self.emit.isa.gemm), conv_kernel, cluster.kind
             packed = plan.pack_weights(weights)
-        folded = plan.fold_bias(integers, weights, quant_x.zero)
+        folded = fold_bias(plan.isa, integers, weights, quant_x.zero)
         constants = [packed, plan.pack_channels(folded), plan.pack_channels(multipliers)]
         inputs = [self.emit.constant(f"{name}:{part}", array.reshape(-1))
                   for part, array in zip(("weights", "bias", "multiplier"), constants, strict=True)]  # fmt: skip
