@@ -26,7 +26,7 @@ from edgebuild.kernels.builder import (
     offset_of,
     splat,
 )
-from edgebuild.kernels.epilogue import QUANT_PARAMS, Epilogue, Piece
+from edgebuild.kernels.epilogue import ANY, QUANT_PARAMS, Bounds, Epilogue, Piece
 from edgebuild.kernels.isa import Isa, group_scalar, spread
 
 PARAMS = QUANT_PARAMS + 2  # those of every operator (z_x is z_a), z_b, multiplier as float32 bits
@@ -62,9 +62,9 @@ class Batched:
         return self.matrices * self.rows * self.depth * self.columns
 
 
-def batched_kernel(spec: Batched, isa: Isa) -> Kernel:
+def batched_kernel(spec: Batched, isa: Isa, *, bounds: Bounds = ANY) -> Kernel:
     """Arguments: a, b uint8, params int32 [PARAMS], y uint8. A unit is a part of one matrix's rows."""
-    template = _Template(spec, isa)
+    template = _Template(spec, isa, bounds)
     args = [
         ("a", "uint8", _extent(spec.batch, spec.a_batch) + (spec.rows - 1) * spec.a_row + spec.depth * spec.a_depth),
         ("b", "uint8", _extent(spec.batch, spec.b_batch) + spec.depth * spec.b_depth + spec.columns * spec.b_column),
@@ -95,8 +95,8 @@ def register_block(rows: int, vectors: int, steps: int, isa: Isa) -> tuple[int, 
 class _Template:
     """Block sizes, the layout of the scratch (in bytes), and the loops."""
 
-    def __init__(self, spec: Batched, isa: Isa) -> None:
-        self.spec, self.isa = spec, isa
+    def __init__(self, spec: Batched, isa: Isa, bounds: Bounds) -> None:
+        self.spec, self.isa, self.bounds = spec, isa, bounds
         self.steps = -(-spec.depth // isa.group)
         self.vectors = -(-spec.columns // isa.lanes)
         self.width = isa.lanes * isa.group
@@ -120,7 +120,7 @@ class _Template:
     def emit(self, body: Body) -> None:
         self.a, self.b, self.params, self.y = body.buffers
         self.space, self.rolled = body.scratch, body.rolled
-        self.epilogue = Epilogue(self.isa, self.params)
+        self.epilogue = Epilogue(self.isa, self.params, self.bounds)
         spec = self.spec
         with loop(body.begin, body.end) as unit:
             matrix = T.bind(unit // self.parts) if self.parts > 1 else unit

@@ -28,7 +28,7 @@ from edgebuild.kernels.builder import (
     splat,
 )
 from edgebuild.kernels.copy import Into, copy_run
-from edgebuild.kernels.epilogue import QUANT_PARAMS, Epilogue, Piece
+from edgebuild.kernels.epilogue import ANY, QUANT_PARAMS, Bounds, Epilogue, Piece
 from edgebuild.kernels.isa import Isa, converted, group_scalar, spread
 
 
@@ -180,7 +180,13 @@ def fold_bias(isa: Isa, bias: np.ndarray, weights: np.ndarray, zero_point: int) 
 
 
 def conv_kernel(
-    conv: Conv, isa: Isa, *, table: bool = False, into: Into | None = None, schedule: Blocking | None = None
+    conv: Conv,
+    isa: Isa,
+    *,
+    table: bool = False,
+    into: Into | None = None,
+    schedule: Blocking | None = None,
+    bounds: Bounds = ANY,
 ) -> Kernel:
     """Arguments: input, weights, bias, multipliers, quant, [table uint8 [256]], output, which `into` places."""
     isa = isa.gemm
@@ -197,7 +203,7 @@ def conv_kernel(
         ("y", "uint8", into.size if into else conv.pixels * conv.out_channels),
     ]
     packed = 0 if plan.direct else block.rows * plan.steps * isa.group
-    func = kernel(args, _ConvBody(plan, into).emit, scratch=(isa.packed, packed))
+    func = kernel(args, _ConvBody(plan, into, bounds).emit, scratch=(isa.packed, packed))
     units = -(-conv.pixels // block.rows) * max(block.splits, conv.groups)
     scratch = packed * np.dtype(isa.packed).itemsize
     return Kernel(func, tuple(a[1] for a in args), units, _grain(conv.macs, units), scratch)
@@ -211,15 +217,15 @@ def _grain(macs: int, units: int) -> int:
 class _ConvBody:
     """Emits the loops of one convolution."""
 
-    def __init__(self, plan: ConvPlan, into: Into | None) -> None:
-        channels = plan.conv.out_channels
+    def __init__(self, plan: ConvPlan, into: Into | None, bounds: Bounds) -> None:
+        channels, self.bounds = plan.conv.out_channels, bounds
         self.stride, self.offset = (into.stride_of(channels), into.offset) if into else (channels, 0)
         self.plan, self.conv, self.isa, self.block = plan, plan.conv, plan.isa, plan.blocking
 
     def emit(self, body: Body) -> None:
         self.x, self.w, self.bias, self.scale, quant, *table, self.y = body.buffers
         self.packed, self.rolled = body.scratch, body.rolled
-        self.epilogue = Epilogue(self.isa, quant, *table)
+        self.epilogue = Epilogue(self.isa, quant, self.bounds, *table)
         splits = max(self.block.splits, self.conv.groups)
         with loop(body.begin, body.end) as unit:
             first = T.bind(T.min(unit // splits * self.block.rows, self.conv.pixels - self.block.rows))

@@ -13,7 +13,7 @@ import numpy as np
 from edgebuild.kernels.builder import Body, Cell, Expr, Kernel, T, cells, either, kernel, loop, splat
 from edgebuild.kernels.conv import Conv
 from edgebuild.kernels.copy import Into, copy_run
-from edgebuild.kernels.epilogue import QUANT_PARAMS, Epilogue, store_part
+from edgebuild.kernels.epilogue import ANY, QUANT_PARAMS, Bounds, Epilogue, store_part
 from edgebuild.kernels.isa import PACK, Isa, converted, interleave, interleave_order, parts
 
 _LEAST_LANES = 4
@@ -151,7 +151,13 @@ class DepthwisePlan:
 
 
 def depthwise_kernel(
-    conv: Conv, isa: Isa, *, table: bool = False, into: Into | None = None, schedule: int | None = None
+    conv: Conv,
+    isa: Isa,
+    *,
+    table: bool = False,
+    into: Into | None = None,
+    schedule: int | None = None,
+    bounds: Bounds = ANY,
 ) -> Kernel:
     """Arguments: input, weights, bias, multipliers, quant, [table uint8 [256]], output, which `into` places. A unit is
     a chunk of lines of one block.
@@ -170,14 +176,14 @@ def depthwise_kernel(
     ]
     units = conv.batch * plan.chunks * sum(s.blocks for s in plan.sections)
     grain = max(1, min(units, int(200_000 * units / max(conv.macs, 1))))
-    func = kernel(args, _DepthwiseBody(plan, into).emit, scratch=(isa.packed, plan.scratch))
+    func = kernel(args, _DepthwiseBody(plan, into, bounds).emit, scratch=(isa.packed, plan.scratch))
     scratch = plan.scratch * np.dtype(isa.packed).itemsize
     return Kernel(func, tuple(a[1] for a in args), units, grain, scratch)
 
 
 class _DepthwiseBody:
-    def __init__(self, plan: DepthwisePlan, into: Into | None) -> None:
-        self.plan, self.conv = plan, plan.conv
+    def __init__(self, plan: DepthwisePlan, into: Into | None, bounds: Bounds) -> None:
+        self.plan, self.conv, self.bounds = plan, plan.conv, bounds
         channels = plan.conv.channels
         self.stride, self.offset = (into.stride_of(channels), into.offset) if into else (channels, 0)
 
@@ -194,7 +200,7 @@ class _DepthwiseBody:
     def _unit(self, section: Section, unit: Expr) -> None:
         plan, conv = self.plan, self.conv
         isa = section.isa
-        self.epilogue = Epilogue(isa, self.quant, *self.table)
+        self.epilogue = Epilogue(isa, self.quant, self.bounds, *self.table)
         block = T.bind(unit // (conv.batch * plan.chunks)) if section.blocks > 1 else 0
         image = T.bind(unit // plan.chunks % conv.batch) if conv.batch > 1 else 0
         channel = T.bind(block * isa.block + section.start)

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from edgebuild.kernels.builder import Body, Expr, Flat, Kernel, T, bits, cast, floor_power, kernel, loop, splat
 from edgebuild.kernels.copy import Into
-from edgebuild.kernels.epilogue import QUANT_PARAMS, Epilogue
+from edgebuild.kernels.epilogue import ANY, QUANT_PARAMS, Bounds, Epilogue
 from edgebuild.kernels.isa import PACK, Isa
 
 PARAMS = QUANT_PARAMS + 6  # the output's, multiplier as float32 bits, A, B, constant, z_a, z_b
@@ -22,7 +22,9 @@ class Binary:
     broadcast: bool = False
 
 
-def binary_kernel(binary: Binary, isa: Isa, *, table: bool = False, into: Into | None = None) -> Kernel:
+def binary_kernel(
+    binary: Binary, isa: Isa, *, table: bool = False, into: Into | None = None, bounds: Bounds = ANY
+) -> Kernel:
     """Arguments: a, b, params [11], [table uint8 [256]], output, which `into` places.
 
     add: acc = A·a + B·b + constant; mul: acc = (a − z_a)·(b − z_b).
@@ -45,7 +47,7 @@ def binary_kernel(binary: Binary, isa: Isa, *, table: bool = False, into: Into |
 
     def emit(body: Body) -> None:
         a, b, params, *tables, y = body.buffers
-        step = _Step(binary.kind, isa, width, params, tables)
+        step = _Step(binary.kind, isa, width, params, tables, bounds)
 
         def line(row: Expr, begin: Expr, end: Expr) -> None:
             with loop(begin, end) as i:
@@ -74,9 +76,9 @@ def _fitting(isa: Isa, run: int) -> Isa:
 class _Step:
     """One block of elements; runs shorter than the shortest block take a vector of their own length."""
 
-    def __init__(self, kind: str, isa: Isa, width: int, params: Flat, table: Sequence[Flat]) -> None:
+    def __init__(self, kind: str, isa: Isa, width: int, params: Flat, table: Sequence[Flat], bounds: Bounds) -> None:
         self.kind, self.isa, self.width, self.params = kind, isa, width, params
-        self.epilogue = Epilogue(isa, params, *table)
+        self.epilogue = Epilogue(isa, params, bounds, *table)
 
     def emit(self, left: tuple[Flat, Expr], right: tuple[Flat, Expr], result: tuple[Flat, Expr]) -> None:
         y, target = result

@@ -1,5 +1,6 @@
 """From int32 accumulators to stored uint8: SPEC section 7's Requantize, a block of four vectors at a time."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -8,7 +9,23 @@ import numpy as np
 from edgebuild.kernels.builder import Expr, Flat, T, bits, cast, floor_power, intrinsic, shuffle, splat
 from edgebuild.kernels.isa import PACK, Isa, magic_round
 
+ROUNDED = 2.0**31  # steps below this magnitude are rounded by every conversion to int32
 QUANT_PARAMS = 5  # hi − z_y as float32 bits, z_y, lo, hi, z_x
+
+
+@dataclass(frozen=True)
+class Bounds:
+    """Which clamps of Requantize can matter: a graph without an activation behind its operator needs none.
+
+    `low`: lo may be above 0; `high`: hi may be below 255; `large`: a step may be as large as ROUNDED.
+    """
+
+    low: bool = True
+    high: bool = True
+    large: bool = True
+
+
+ANY = Bounds()
 
 
 @dataclass(frozen=True)
@@ -30,21 +47,23 @@ class Epilogue:
     `table`, where there is one.
     """
 
-    def __init__(self, isa: Isa, quant: Flat, table: Flat | None = None) -> None:
-        self.isa, self.table = isa, table
+    def __init__(self, isa: Isa, quant: Flat, bounds: Bounds = ANY, table: Flat | None = None) -> None:
+        self.isa, self.table, self.bounds = isa, table, bounds
         self.top = T.bind(bits("float32", quant.load(0)))
         self.zero = T.bind(quant.load(1))
         self.low, self.high = (T.bind(cast("uint8", quant.load(i))) for i in (2, 3))
         self.padding = T.bind(cast("uint8", quant.load(4)))
 
     def level(self, acc: Expr, multiplier: Expr) -> Expr:
-        """rne(f32(acc) · m), not above hi − z: int32 [lanes].
+        """rne(f32(acc) · m): int32 [lanes], not above hi − z where the conversion to int32 could overflow.
 
-        Rounding and clamping to integers commute, so the lower bounds are left to `half` and `block`.
+        Rounding and clamping to integers commute, so the other bounds are left to `half` and `block`.
         """
         lanes = self.isa.lanes
         value = cast("float32", acc, lanes) * multiplier
-        return T.bind(self.isa.round(T.min(value, splat(self.top, lanes)), lanes))
+        if self.isa.reach < (math.inf if self.bounds.large else ROUNDED):
+            value = T.min(value, splat(self.top, lanes))
+        return T.bind(self.isa.round(value, lanes))
 
     def half(self, first: Expr, second: Expr) -> Expr:
         """Two vectors of levels plus z: int16 [2 · lanes]."""
@@ -60,7 +79,10 @@ class Epilogue:
         """
         size = self.isa.block
         packed = self.isa.pack8(first, second, self.isa.lanes)
-        packed = T.max(T.min(packed, splat(self.high, size)), splat(self.low, size))
+        if self.bounds.high:
+            packed = T.min(packed, splat(self.high, size))
+        if self.bounds.low:
+            packed = T.max(packed, splat(self.low, size))
         if self.table is not None:
             assert self.isa.lookup is not None
             packed = self.isa.lookup(self.table, 0, T.bind(packed), size)

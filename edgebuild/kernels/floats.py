@@ -132,8 +132,15 @@ def evaluate(tree: Tree, loads: Sequence[Expr], lanes: int, made: dict[int, Expr
         if id(child) not in made:
             value = evaluate(child, loads, lanes, made)
             # TVM's range analysis cannot bind a vector of bool
-            made[id(child)] = value if child_dtype == "bool" else T.bind(value)
+            made[id(child)] = value if child_dtype == "bool" or child[0] == "load" else _kept(value, child_dtype, lanes)
     return _OPERATORS[operator](_Context(dtype, types, lanes), *(made[id(child)] for child in children))
+
+
+def _kept(value: Expr, dtype: str, lanes: int) -> Expr:
+    """The value in a cell: TVM's range analysis looks through names, over and over for nested formulas."""
+    held = cell(dtype, lanes)
+    held.set(value)
+    return T.bind(held.get())
 
 
 def _dtype(tree: Tree) -> str:

@@ -4,6 +4,7 @@ Templates think in blocks of PACK vectors of `lanes` int32, which become one vec
 stored. Where a block has fewer channels, `Isa.at` gives the same instruction set with shorter vectors.
 """
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -60,10 +61,10 @@ class Isa:
     `lanes`: int32 lanes of a vector. `registers`: vectors that the CPU holds. `group`: elements of K that a dot takes.
     `packed`: dtype of the activations that it multiplies; `bias`: what packing subtracts from a uint8 activation.
     `dot(acc, x, w, lanes)`: int32 [lanes] + Σ over each group of x · w, both [lanes · group], w int8 or `packed`.
-    `direct`: it takes unpacked uint8 activations. `round(x, lanes)`: float32 below 2^22 to the nearest int32, ties to
-    even; what is far below −2^15 becomes any int32 below −2^15. `pack16(a, b, lanes)`: two int32 vectors saturated to
-    one of int16, and `pack8(a, b, lanes)`: two of those saturated to uint8; the order is `narrow_order`. `lookup`: byte
-    tables read by vectors, or None where that is no faster than byte by byte.
+    `direct`: it takes unpacked uint8 activations. `round(x, lanes)`: float32 below `reach` to the nearest int32, ties
+    to even; what is far below −2^15 becomes any int32 below −2^15. `pack16(a, b, lanes)`: two int32 vectors saturated
+    to one of int16, and `pack8(a, b, lanes)`: two of those saturated to uint8; the order is `narrow_order`.
+    `lookup`: byte tables read by vectors, or None where that is no faster than byte by byte.
     """
 
     name: str
@@ -81,6 +82,7 @@ class Isa:
     interleaved: bool = False
     lookup: tables.Lookup | None = None
     lookups: bool = False
+    reach: float = 2.0**31
     pixels: int = 1
     matrix: "Isa | None" = None
 
@@ -281,6 +283,7 @@ _PLAIN: dict[str, Any] = {
 }
 _ARM: dict[str, Any] = {
     "round": _arm_round,
+    "reach": math.inf,
     "pack16": _arm_pack16,
     "pack8": _arm_pack8,
     "lookup": tables.quarters,
@@ -301,9 +304,9 @@ ISAS = {
         Isa("dotprod", 4, 32, 4, "int8", 128, _sdot, cost=Cost(0.5, 4, 1, 1), **_ARM),
         Isa("neon", 4, 32, 1, "int16", 0, _smull, cost=Cost(0.5, 4, 1, 2), **_ARM),
         # Two registers of 128 bits are one vector: half the instructions for an in-order core
-        Isa("rvv", 8, 16, 1, "int16", 0, _widening, cost=Cost(2, 4, 1, 2), round=_rvv_round, **_PLAIN),
+        Isa("rvv", 8, 16, 1, "int16", 0, _widening, cost=Cost(2, 4, 1, 2), round=_rvv_round, reach=math.inf, **_PLAIN),
         # Any target of LLVM's. 31 integer registers, which scalar code has, hold six "vectors" of four lanes
-        Isa("plain", 4, 6, 1, "int16", 0, _widening, cost=Cost(4, 4, 8, 4), round=magic_round, **_PLAIN),
+        Isa("plain", 4, 6, 1, "int16", 0, _widening, cost=Cost(4, 4, 8, 4), round=magic_round, reach=2.0**22, **_PLAIN),
     )
 }
 

@@ -4,10 +4,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from kernels.native import Native, runnable
 
 from edgebuild.kernels.conv import Conv, ConvPlan, conv_kernel, fold_bias
 from edgebuild.kernels.depthwise import DepthwisePlan, depthwise_kernel, is_depthwise
+from edgebuild.kernels.epilogue import ANY, Bounds
 from edgebuild.kernels.isa import ISAS, Isa
 
 SHAPES = 40
@@ -26,14 +29,55 @@ def native(request, tmp_path_factory):
 @pytest.mark.parametrize("index", range(SHAPES))
 def test_random_shape(native, index: int) -> None:
     isa, convs, run = native
-    conv = convs[index]
-    rng = np.random.default_rng(index)
+    _check(run, index, convs[index], isa, np.random.default_rng(index), ANY)
+
+
+@st.composite
+def drawn_convs(draw: st.DrawFn) -> Conv:
+    def two(least: int, most: int) -> tuple[int, int]:
+        return draw(st.integers(least, most)), draw(st.integers(least, most))
+
+    kernel, stride, dilation = two(1, 5), two(1, 3), two(1, 2)
+    groups, inputs, outputs = draw(
+        st.one_of(
+            st.tuples(st.just(1), st.integers(1, 70), st.integers(1, 90)),
+            st.tuples(st.integers(2, 4), st.integers(1, 20), st.integers(1, 40)),
+            st.tuples(st.integers(2, 70), st.just(1), st.just(1)),
+        )
+    )
+    pad = draw(st.integers(0, kernel[0] - 1)), draw(st.integers(0, kernel[1] - 1))
+    reach = [(k - 1) * d + 1 for k, d in zip(kernel, dilation, strict=True)]
+    size = [r + more for r, more in zip(reach, two(0, 14), strict=True)]
+    out = [(n + 2 * p - r) // s + 1 for n, p, r, s in zip(size, pad, reach, stride, strict=True)]
+    batch = draw(st.integers(1, 2))
+    return Conv(batch, *size, groups * inputs, *out, groups * outputs, kernel, stride, pad, dilation, groups)
+
+
+@pytest.mark.parametrize("name", ["x86_64-avx2", "x86_64-avx512vnni", "x86_64-avx512vbmi"])
+@settings(max_examples=20, deadline=None)
+@given(
+    conv=drawn_convs(),
+    bounds=st.builds(Bounds, st.booleans(), st.booleans(), st.booleans()),
+    seed=st.integers(0, 2**32 - 1),
+)
+def test_drawn_shape(name: str, conv: Conv, bounds: Bounds, seed: int, tmp_path_factory) -> None:
+    target = runnable(name)
+    isa = ISAS[target.isa]
+    kernel = (depthwise_kernel if is_depthwise(conv) else conv_kernel)(conv, isa, bounds=bounds)
+    run = Native([kernel], target, Path(tmp_path_factory.mktemp("drawn")))
+    _check(run, 0, conv, isa, np.random.default_rng(seed), bounds)
+
+
+def _check(run: Native, index: int, conv: Conv, isa: Isa, rng: np.random.Generator, bounds: Bounds) -> None:
     x = rng.integers(0, 256, (conv.batch, conv.height, conv.width, conv.channels)).astype(np.uint8)
     weights = rng.integers(-127, 128, (conv.out_channels, *conv.kernel, conv.group_channels)).astype(np.int8)
     bias = rng.integers(-20000, 20000, conv.out_channels)
     multiplier = (rng.uniform(0.3, 1.5, conv.out_channels) * 50 / (conv.depth**0.5 * 5500)).astype(np.float32)
+    if bounds.large:
+        multiplier *= np.float32(rng.choice([1.0, 1e7]))
     zero_x, zero_y = int(rng.choice([0, 3, 128, 255])), int(rng.choice([0, 77, 255]))
     low, high = sorted(rng.integers(0, 256, 2).tolist())
+    low, high = low if bounds.low else 0, high if bounds.high else 255
     wanted = _reference(conv, x, weights, bias, multiplier, zero_x, zero_y, low, high)
     top = int(np.float32(high - zero_y).view(np.int32))
     quant = np.array([top, zero_y, low, high, zero_x], np.int32)

@@ -10,7 +10,7 @@ from edgebuild.kernels.batched import Batched, batched_kernel
 from edgebuild.kernels.floats import collapse
 from edgebuild.kernels.norm import Rows, layer_norm_kernel, softmax_table_kernel
 from edgebuild.stages.compile.clusters import Cluster, quant_of
-from edgebuild.stages.compile.integer import IntegerLowering, _float_bits, _quant_params
+from edgebuild.stages.compile.integer import IntegerLowering, _float_bits, _quant_params, clamps
 from edgebuild.stages.compile.values import Value, row_major
 
 _LONGEST_SUM = 30  # log2 of the largest sum of exponentials
@@ -35,7 +35,18 @@ class AttentionLowering(IntegerLowering):
         spec = _batched(a, b, out)
         constant = self.emit.constant(f"{name}:params", np.array(params, np.int32))
         inputs = [a, b, constant]
-        self.emit.call("matmul", node.name, batched_kernel, spec, inputs, out, integer=True, macs=spec.macs)
+        largest = 255.0**2 * spec.depth * quant_a.scale * quant_b.scale / quant_y.scale
+        self.emit.call(
+            "matmul",
+            node.name,
+            batched_kernel,
+            spec,
+            inputs,
+            out,
+            integer=True,
+            macs=spec.macs,
+            bounds=clamps(cluster, largest),
+        )
         return out
 
     def _turned_later(self, cluster: Cluster, rank: int) -> tuple[int, ...]:

@@ -98,7 +98,9 @@ class _Steps:
 
 
 def _with_table(writer: Step, step: Step) -> Step | None:
-    if writer.make not in _TAKES_TABLE or writer.options or not isinstance(step.spec, Table) or step.spec.period > 1:
+    if writer.make not in _TAKES_TABLE or writer.option("table") or writer.option("into"):
+        return None
+    if not isinstance(step.spec, Table) or step.spec.period > 1:
         return None
     return writer.with_option("table", value=True, inputs=(*writer.inputs, step.inputs[1]), output=step.output)
 

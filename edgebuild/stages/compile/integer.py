@@ -12,6 +12,7 @@ from edgebuild.kernels.conv import Conv, ConvPlan, conv_kernel, fold_bias
 from edgebuild.kernels.copy import Table, table_kernel
 from edgebuild.kernels.depthwise import DepthwisePlan, depthwise_kernel, is_depthwise
 from edgebuild.kernels.elementwise import Binary, binary_kernel
+from edgebuild.kernels.epilogue import ROUNDED, Bounds
 from edgebuild.kernels.pool import Pool, average_pool_kernel, max_pool_kernel
 from edgebuild.stages.compile.clusters import Cluster, bias_value, quant_of, reduce_axes
 from edgebuild.stages.compile.graph import Graph, Node, Quant
@@ -65,8 +66,6 @@ class IntegerLowering:
 
     def _gemm(self, cluster: Cluster, sources: Sequence[Value]) -> Value:
         node = cluster.nodes[0]
-        if node.attrs.get("alpha", 1.0) != 1.0 or node.attrs.get("beta", 1.0) != 1.0 or node.attrs.get("transA", 0):
-            raise node.unsupported("alpha, beta and transA are not supported when quantized")
         transposed = bool(node.attrs.get("transB", 0))
         weights, scale = self._weights(node, axis=0 if transposed else 1)
         bias = bias_value(self.graph, node.input(2)) if node.input(2) else None
@@ -75,8 +74,6 @@ class IntegerLowering:
     def _matmul(self, cluster: Cluster, sources: Sequence[Value]) -> Value:
         node = cluster.nodes[0]
         weights, scale = self._weights(node, axis=1)
-        if weights.ndim != 2:
-            raise node.unsupported("quantized weights must have two dimensions")
         bias = bias_value(self.graph, cluster.bias) if cluster.bias else None
         return self._dense(cluster, sources[0], weights.T, scale, bias)
 
@@ -100,8 +97,6 @@ class IntegerLowering:
         weights, scale = self.graph.need_constant(dq, 0), self.graph.need_constant(dq, 1).astype(np.float64).reshape(-1)
         if dq.input(2) and np.any(self.graph.need_constant(dq, 2)):
             raise node.unsupported("weights must be symmetric (zero point 0)")
-        if scale.size > 1 and int(dq.attrs.get("axis", 1)) % weights.ndim != axis:
-            raise node.unsupported(f"weights must be quantized along axis {axis}")
         return weights, np.broadcast_to(scale, (weights.shape[axis],))
 
     def _weighted(
@@ -139,7 +134,11 @@ class IntegerLowering:
         constants = [packed, plan.pack_channels(folded), plan.pack_channels(multipliers)]
         inputs = [self.emit.constant(f"{name}:{part}", array.reshape(-1))
                   for part, array in zip(("weights", "bias", "multiplier"), constants, strict=True)]  # fmt: skip
-        self.emit.call(kind, node.name, make, conv, [x, *inputs, params], out, integer=True, macs=conv.macs)
+        sums = np.abs(weights.reshape(len(weights), -1).astype(np.int64)).sum(axis=1) * 255 + np.abs(integers)
+        bounds = clamps(cluster, float((sums * multipliers).max(initial=0.0)))
+        self.emit.call(
+            kind, node.name, make, conv, [x, *inputs, params], out, integer=True, macs=conv.macs, bounds=bounds
+        )
 
     # operators on two or more activations
 
@@ -165,7 +164,10 @@ class IntegerLowering:
         b, inner = self._second(name, a, b)
         spec = Binary(cluster.kind, a.size // inner, inner, broadcast=b.size != a.size)
         out = self.emit.tensor(name, "uint8", shape, a.order)
-        self.emit.call(cluster.kind, node.name, binary_kernel, spec, [a, b, constant], out, integer=True)
+        scales = [q.scale for q in quants]
+        largest = 255.0 * (sum(scales) if cluster.kind == "add" else 255.0 * math.prod(scales)) / quant_y.scale
+        bounds = clamps(cluster, largest)
+        self.emit.call(cluster.kind, node.name, binary_kernel, spec, [a, b, constant], out, integer=True, bounds=bounds)
         return out
 
     def _second(self, name: str, a: Value, b: Value) -> tuple[Value, int]:
@@ -184,13 +186,12 @@ class IntegerLowering:
 
     def _concat(self, cluster: Cluster, sources: Sequence[Value]) -> Value:
         node, name = cluster.nodes[0], cluster.quantize.outputs[0]
-        shape, quant_y = self.graph.shape(node.outputs[0]), self.graph.quant(cluster.quantize)
+        shape = self.graph.shape(node.outputs[0])
         axis = int(node.attrs["axis"]) % len(shape)
         out = self.emit.tensor(name, "uint8", shape, sources[0].order)
         place = 0
         for i, (source, value) in enumerate(zip(cluster.sources, sources, strict=True)):
-            quant = quant_of(self.graph, source)
-            table = None if self._same(source, cluster.quantize) else self._requant_table(f"{name}:{i}", quant, quant_y)
+            table = None if self._unchanged(cluster, source) else self._requant_table(f"{name}:{i}", cluster, source)
             into = [place if a == axis else 0 for a in range(len(shape))]
             self.mover.copy("concat", f"{node.name}:{i}", value, out, into=into, table=table)
             place += value.shape[axis]
@@ -217,34 +218,39 @@ class IntegerLowering:
         self, node: Node, x: Value, shape: tuple[int, ...]
     ) -> tuple[Pool, np.ndarray, Value, tuple[int, ...]]:
         """(pool, how many positions count at each output, input, memory order of the output)."""
-        if node.op == "ReduceMean" and reduce_axes(self.graph, node) != list(range(2, len(x.shape))):
+        if node.op != "AveragePool":
             return self._mean_shape(node, x, shape)
         x = self._nhwc(x, node)
-        batch, channels, height, width = four_dims(x.shape)
-        order = channels_last(len(shape)) if len(shape) > 2 else row_major(len(shape))
-        if node.op != "AveragePool":
-            pool = Pool(batch, height, width, channels, 1, 1, (height, width))
-            return pool, np.full((1, 1), float(height * width)), x, order
         window = window_of(self.graph, node)
         pool = pool_of(window, x.shape, shape)
-        counts = window.counts((height, width), (pool.out_height, pool.out_width))
-        return pool, counts, x, order
+        counts = window.counts((pool.height, pool.width), (pool.out_height, pool.out_width))
+        return pool, counts, x, channels_last(len(shape))
 
     def _mean_shape(
         self, node: Node, x: Value, shape: tuple[int, ...]
     ) -> tuple[Pool, np.ndarray, Value, tuple[int, ...]]:
-        (axis,) = reduce_axes(self.graph, node)
-        x = self.mover.ordered(x, row_major(len(x.shape)), node.name)
-        outer, inner = int(np.prod(x.shape[:axis])), int(np.prod(x.shape[axis + 1 :]))
-        pool = Pool(outer, x.shape[axis], 1, inner, 1, 1, (x.shape[axis], 1))
-        return pool, np.full((1, 1), float(x.shape[axis])), x, row_major(len(shape))
+        """A mean over whole axes as a pool: what lies behind the last of them in memory are the channels."""
+        rank = len(x.shape)
+        axes = list(range(2, rank)) if node.op == "GlobalAveragePool" else reduce_axes(self.graph, node)
+        before, behind = _around(x.order, axes)
+        x = self.mover.ordered(x, (*before, *(a for a in x.order if a in axes), *behind), node.name)
+        outer, count, inner = (math.prod(x.shape[a] for a in part) for part in (before, axes, behind))
+        pool = Pool(outer, count, 1, inner, 1, 1, (count, 1))
+        left = [*before, *behind]
+        keep = len(shape) == rank
+        order = (*axes, *left) if keep else tuple(sorted(left).index(a) for a in left)
+        return pool, np.full((1, 1), float(count)), x, order
 
     def _max(self, cluster: Cluster, sources: Sequence[Value]) -> Value:
         node, name = cluster.nodes[0], cluster.quantize.outputs[0]
         x = self._nhwc(sources[0], node)
         shape = self.graph.shape(node.outputs[0])
         out = self.emit.tensor(name, "uint8", shape, channels_last(len(shape)))
-        pool = pool_of(window_of(self.graph, node), x.shape, shape)
+        if node.op == "MaxPool":
+            pool = pool_of(window_of(self.graph, node), x.shape, shape)
+        else:
+            n, c, h, w = four_dims(x.shape)
+            pool = Pool(n, h, w, c, 1, 1, (h, w))
         self.emit.call("max_pool", node.name, max_pool_kernel, pool, [x], out, integer=True)
         return self._requantized(cluster, out)
 
@@ -266,19 +272,25 @@ class IntegerLowering:
         return self._apply_table(cluster.quantize.outputs[0], cluster.quantize.name, sources[0], table)
 
     def _requantized(self, cluster: Cluster, value: Value) -> Value:
-        """The value in the output's parameters: itself when they are the input's."""
-        source = cluster.sources[0]
-        if self._same(source, cluster.quantize):
+        """The value in the output's parameters, clipped: itself when nothing changes."""
+        source, name = cluster.sources[0], cluster.quantize.outputs[0]
+        if self._unchanged(cluster, source):
             return value
-        table = _requant(quant_of(self.graph, source), self.graph.quant(cluster.quantize))
-        return self._apply_table(cluster.quantize.outputs[0], cluster.quantize.name, value, table)
+        return self._apply_table(name, cluster.quantize.name, value, self._requant(cluster, source))
 
-    def _same(self, source: str, quantize: Node) -> bool:
+    def _unchanged(self, cluster: Cluster, source: str) -> bool:
         """Equal by name, never by value: the code must not depend on what training changes."""
-        return self.graph.producers[source].inputs[1:3] == quantize.inputs[1:3]
+        unclipped = cluster.low == -math.inf and cluster.high == math.inf
+        return unclipped and self.graph.producers[source].inputs[1:3] == cluster.quantize.inputs[1:3]
 
-    def _requant_table(self, name: str, quant_x: Quant, quant_y: Quant) -> Value:
-        return self.emit.constant(f"{name}:table", _requant(quant_x, quant_y))
+    def _requant_table(self, name: str, cluster: Cluster, source: str) -> Value:
+        return self.emit.constant(f"{name}:table", self._requant(cluster, source))
+
+    def _requant(self, cluster: Cluster, source: str) -> np.ndarray:
+        x, y = quant_of(self.graph, source), self.graph.quant(cluster.quantize)
+        real = x.scale * (np.arange(256, dtype=np.float64) - x.zero)
+        q = np.rint(np.minimum(np.maximum(real, cluster.low), cluster.high) / y.scale) + y.zero
+        return np.asarray(np.clip(q, 0, 255).astype(np.uint8))
 
     def _apply_table(self, name: str, label: str, value: Value, table: np.ndarray) -> Value:
         constant = self.emit.constant(f"{name}:table", table)
@@ -299,6 +311,13 @@ def four_dims(shape: Sequence[int]) -> tuple[int, int, int, int]:
     n, c, *space = shape
     height, width = (1, 1, *space)[-2:]
     return n, c, height, width
+
+
+def _around(order: Sequence[int], axes: Sequence[int]) -> tuple[list[int], list[int]]:
+    """The other axes in memory order: those before the last of `axes`, and those behind it."""
+    last = max(order.index(a) for a in axes)
+    before = [a for a in order[:last] if a not in axes]
+    return before, list(order[last + 1 :])
 
 
 def pool_of(window: Window, in_shape: Sequence[int], out_shape: Sequence[int]) -> Pool:
@@ -331,6 +350,14 @@ def _clip_range(cluster: Cluster, quant: Quant) -> tuple[int, int]:
     return int(min(low, 255.0)), int(max(high, 0.0))
 
 
+def clamps(cluster: Cluster, largest: float) -> Bounds:
+    """The clamps that an operator needs whose steps are not above `largest`.
+
+    Scales that reach ROUNDED are absurd; only then does the code depend on values.
+    """
+    return Bounds(cluster.low > -math.inf, cluster.high < math.inf, largest >= ROUNDED / 2)
+
+
 def _float_bits(value: float) -> int:
     return int(np.float32(value).view(np.int32))
 
@@ -352,8 +379,3 @@ def _add_params(a: Quant, b: Quant, y: Quant) -> list[int]:
 
 def _mul_params(a: Quant, b: Quant, y: Quant) -> list[int]:
     return [_float_bits(a.scale * b.scale / y.scale), 0, 0, 0, a.zero, b.zero]
-
-
-def _requant(x: Quant, y: Quant) -> np.ndarray:
-    q = np.rint(x.scale * (np.arange(256, dtype=np.float64) - x.zero) / y.scale) + y.zero
-    return np.asarray(np.clip(q, 0, 255).astype(np.uint8))
