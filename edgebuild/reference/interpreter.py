@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from functools import partial, reduce
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -13,7 +14,7 @@ from edgebuild.reference.geometry import window
 from edgebuild.reference.model import Model, Node, read
 from edgebuild.reference.moves import is_move, move, pad
 from edgebuild.reference.tables import BINARY, UNARY, table
-from edgebuild.reference.values import Array, Bytes, Chain, Dense, Function, Params, Pending, Value, View, Weight
+from edgebuild.reference.values import Array, Bytes, Chain, Dense, Function, Moved, Params, Pending, Value, View, Weight
 
 if TYPE_CHECKING:
     import onnx
@@ -33,13 +34,13 @@ class Interpreter:
 
     def __init__(self, model: "onnx.ModelProto") -> None:
         self._model: Model = read(model)
-        values: dict[str, Value] = {name: Dense(array) for name, array in self._model.constants.items()}
+        values: dict[str, Value] = {name: Dense(array, constant=True) for name, array in self._model.constants.items()}
         self._nodes = []
         for node in self._model.nodes:
             if node.inputs and all(not name or name in values for name in node.inputs):
-                values.update(_evaluate(node, values))
+                values.update({name: _lasting(value) for name, value in _evaluate(node, values).items()})
             elif node.op == "Constant":
-                values[node.outputs[0]] = Dense(_constant(node))
+                values[node.outputs[0]] = Dense(_constant(node), constant=True)
             else:
                 self._nodes.append(node)
         self._constants = values
@@ -77,6 +78,16 @@ class Interpreter:
         return {name: Dense(np.asarray(array)) for name, array in inputs.items()}
 
 
+def _lasting(value: Value) -> Value:
+    """What an operator makes of constants."""
+    return replace(value, constant=True) if isinstance(value, Dense) else value
+
+
+def _is_constant(value: Value | None) -> bool:
+    """Whether an input is absent or does not change."""
+    return value is None or (isinstance(value, Dense) and value.constant)
+
+
 def _constant(node: Node) -> Array:
     for key, dtype in (
         ("value_float", np.float32),
@@ -105,6 +116,10 @@ def _evaluate(node: Node, values: Mapping[str, Value]) -> dict[str, Value]:
 
 def _float(node: Node, inputs: Inputs) -> list[Array]:
     return float32.run(node, [None if v is None else v.array() for v in inputs])
+
+
+def _output(node: Node, inputs: Inputs, place: int) -> Array:
+    return _float(node, inputs)[place]
 
 
 def _parameters(node: Node, inputs: Inputs) -> tuple[Array, Array]:
@@ -148,8 +163,9 @@ def _quantize(node: Node, inputs: Inputs) -> Bytes:
     value = inputs[0]
     params = _activation_params(node, *_parameters(node, inputs))
     match value:
-        case View():
-            return value.q if value.params == params else table(lambda x: x, value.params, params)[value.q]
+        case View() | Moved():
+            view = value.view if isinstance(value, Moved) else value
+            return _requantized(view, params)
         case Chain():
             return table(value.function, value.source.params, params)[value.source.q]
         case Pending():
@@ -160,15 +176,20 @@ def _quantize(node: Node, inputs: Inputs) -> Bytes:
             return integer.quantize(value.array(), params)
 
 
+def _requantized(view: View, y: Params, low: float = -np.inf, high: float = np.inf) -> Bytes:
+    """The bytes in other parameters, clipped: themselves where nothing changes."""
+    if low == -np.inf and high == np.inf and view.params == y:
+        return view.q
+    return table(lambda x: np.minimum(np.maximum(x, low), high), view.params, y)[view.q]
+
+
 def _quantized(node: Node, inputs: Inputs) -> list[Value] | None:
     """The operator as section 7 sees it, or None where it is a float32 operator of section 8."""
     data = inputs[0] if inputs else None
     if data is None or all(v is None or isinstance(v, _FLOAT_ONLY) for v in inputs):
         return None
 
-    def fallback() -> Array:
-        return _float(node, inputs)[0]
-
+    fallback = partial(_output, node, inputs, 0)
     if isinstance(data, Pending) and node.op in {"Relu", "Clip"}:
         return _clipped(node, data, inputs, fallback)
     if node.op == "Add" and (finish := _with_bias(inputs)) is not None:
@@ -178,8 +199,11 @@ def _quantized(node: Node, inputs: Inputs) -> list[Value] | None:
         return None if finish is None else [Pending(finish, fallback, biased=biased)]
     if node.op in _CLUSTERS and (finish := _CLUSTERS[node.op](node, inputs)):
         return [Pending(finish, fallback)]
-    if isinstance(data, View) and (moved := _moved(node, data, inputs)) is not None:
-        return [View(q, data.params) for q in moved]
+    if isinstance(data, View | Moved):
+        view = data.view if isinstance(data, Moved) else data
+        moved = _moved(node, view, inputs)
+        if moved is not None:
+            return [Moved(View(q, view.params), partial(_output, node, inputs, i)) for i, q in enumerate(moved)]
     return _unary(node, inputs, fallback)
 
 
@@ -188,7 +212,7 @@ def _arrays(inputs: Inputs) -> list[Array | None]:
 
 
 def _clipped(node: Node, data: Pending, inputs: Inputs, fallback: Fallback) -> list[Value] | None:
-    if any(v is not None and not isinstance(v, Dense) for v in inputs[1:]):
+    if not all(map(_is_constant, inputs[1:])):
         return None
     low, high = float32.clip_bounds(node, _arrays(inputs))
     low, high = -np.inf if low is None else low, np.inf if high is None else high
@@ -198,9 +222,7 @@ def _clipped(node: Node, data: Pending, inputs: Inputs, fallback: Fallback) -> l
 
 
 def _moved(node: Node, data: View, inputs: Inputs) -> list[Bytes] | None:
-    if node.op in {"MaxPool", "GlobalMaxPool"}:
-        return [float32.max_pool_node(node, data.q)]
-    if any(v is not None and not isinstance(v, Dense) for v in inputs[1:]):
+    if not all(map(_is_constant, inputs[1:])):
         return None
     constants = _arrays(inputs)
     if is_move(node):
@@ -213,7 +235,7 @@ def _moved(node: Node, data: View, inputs: Inputs) -> list[Bytes] | None:
 
 def _unary(node: Node, inputs: Inputs, fallback: Fallback) -> list[Value] | None:
     found = [_function(v) for v in inputs if isinstance(v, View | Chain)]
-    if not found or any(isinstance(v, Pending | Weight) for v in inputs):
+    if not found or any(isinstance(v, Pending | Weight | Moved) for v in inputs):
         return None
     source = found[0][0]
     if any(not _same(source, other) for other, _ in found[1:]):
@@ -234,7 +256,9 @@ def _same(a: View, b: View) -> bool:
 
 def _scalar(value: Value | None, source: View) -> Function | None:
     """A constant of one element as a function; None when it is absent or would change the shape."""
-    if not isinstance(value, Dense) or value.data.size != 1 or value.data.ndim > source.q.ndim:
+    if not isinstance(value, Dense) or not value.constant or value.data.size != 1:
+        return None
+    if value.data.ndim > source.q.ndim:
         return None
     number = float(value.data.reshape(-1)[0])
     return lambda x: np.full_like(x, number)
@@ -250,8 +274,9 @@ def _composed(node: Node, arguments: list[Function | None], constants: list[Arra
         low, high = float32.clip_bounds(node, constants)
         bounds = -np.inf if low is None else low, np.inf if high is None else high
         return lambda x: np.minimum(np.maximum(first(x), bounds[0]), bounds[1])
-    if node.op in BINARY and len(arguments) == 2 and (second := arguments[1]) is not None:
-        return lambda x: BINARY[node.op](first(x), second(x))
+    others = [a for a in arguments[1:] if a is not None]
+    if node.op in BINARY and len(others) == len(arguments) - 1:
+        return lambda x: reduce(BINARY[node.op], (other(x) for other in others), first(x))
     return None
 
 
@@ -259,17 +284,20 @@ Finish = Callable[[Params, float, float], Bytes]
 Cluster = Callable[[Node, Inputs], Finish | None]
 
 
-def _bias(node: Node, value: Value | None, x: View, weight: Weight) -> Array | None:
+def _bias(node: Node, value: Value | None, x: View, weight: Weight, channels: int) -> Array | None:
+    """int32, one value or one a channel; None for what is computed at run time, or is no vector of the channels."""
     if value is None:
         return np.zeros(1, np.int32)
-    if isinstance(value, Weight) and value.q.dtype == np.int32:
+    if isinstance(value, Weight) and value.q.dtype == np.int32 and value.q.size in {1, channels}:
         expected = (x.params.s * weight.scale.astype(np.float64)).astype(np.float32)
         if not np.allclose(value.scale, expected, rtol=1e-6, atol=0):
             raise ModelError(
                 f"{node.op} ({node.name!r}): the bias scale is not input scale x weight scale", "quantize again"
             )
-        return value.q
-    return integer.bias(value.data, x.params, weight.scale) if isinstance(value, Dense) else None
+        return value.q.reshape(-1)
+    if isinstance(value, Dense) and value.constant and value.data.size in {1, channels}:
+        return integer.bias(value.data.reshape(-1), x.params, weight.scale)
+    return None
 
 
 def _accumulate(acc: Array, bias: Array, x: View, weight: Weight, shape: tuple[int, ...]) -> Finish:
@@ -294,10 +322,10 @@ def _conv(node: Node, inputs: Inputs) -> Finish | None:
     if found is None or (found[1].axis != 0 and found[1].scale.size > 1):
         return None
     x, weight = found
-    bias = _bias(node, inputs[2] if len(inputs) > 2 else None, x, weight)
+    q = weight.q
+    bias = _bias(node, inputs[2] if len(inputs) > 2 else None, x, weight, len(q))
     if bias is None:
         return None
-    q = weight.q
 
     def finish(y: Params, low: float, high: float) -> Bytes:
         w = window(node.attributes, q.shape[2:], x.q.shape[2:])
@@ -316,8 +344,8 @@ def _gemm(node: Node, inputs: Inputs) -> Finish | None:
     transposed = bool(a.get("transB", 0))
     if weight.scale.size > 1 and weight.axis != (0 if transposed else 1):
         return None
-    bias = _bias(node, inputs[2] if len(inputs) > 2 else None, x, weight)
     matrix = weight.q.T if transposed else weight.q
+    bias = _bias(node, inputs[2] if len(inputs) > 2 else None, x, weight, matrix.shape[1])
     if bias is None:
         return None
 
@@ -356,7 +384,7 @@ def _matmul_with_bias(node: Node, inputs: Inputs) -> Callable[[Value], Finish | 
         data = value.data if isinstance(value, Dense) else value.q if isinstance(value, Weight) else np.zeros(())
         columns = weight.q.shape[1]
         fits = data.size == columns and data.shape[-1:] == (columns,)
-        bias = _bias(node, value, x, weight) if fits else None
+        bias = _bias(node, value, x, weight, columns) if fits else None
         if bias is None:
             return None
         return _accumulate(integer.matmul(x, weight.q), bias.reshape(-1), x, weight, (-1,))
@@ -393,6 +421,13 @@ def _average_pool(node: Node, inputs: Inputs) -> Finish | None:
     return lambda y, low, high: integer.average_pool(x, w, y, low, high, include_pad=include)
 
 
+def _max_pool(node: Node, inputs: Inputs) -> Finish | None:
+    x = inputs[0]
+    if not isinstance(x, View):
+        return None
+    return lambda y, low, high: _requantized(View(float32.max_pool_node(node, x.q), x.params), y, low, high)
+
+
 def _reduce_mean(node: Node, inputs: Inputs) -> Finish | None:
     x = inputs[0]
     if not isinstance(x, View):
@@ -414,7 +449,7 @@ def _softmax(node: Node, inputs: Inputs) -> Finish | None:
 
 def _layer_norm(node: Node, inputs: Inputs) -> Finish | None:
     x, *rest = inputs
-    if not isinstance(x, View) or any(not isinstance(v, Dense) for v in rest) or len(node.outputs) > 1:
+    if not isinstance(x, View) or not all(map(_is_constant, rest)) or len(node.outputs) > 1:
         return None
     axis = node.attributes.get("axis", -1) % x.q.ndim
     if np.prod(x.q.shape[axis:]) > _LONGEST_NORM:
@@ -431,11 +466,7 @@ def _concat(node: Node, inputs: Inputs) -> Finish | None:
         return None
 
     def finish(y: Params, low: float, high: float) -> Bytes:
-        def clip(x: Array) -> Array:
-            return np.minimum(np.maximum(x, low), high)
-
-        plain = low == -np.inf and high == np.inf
-        parts = [v.q if plain and v.params == y else table(clip, v.params, y)[v.q] for v in views]
+        parts = [_requantized(v, y, low, high) for v in views]
         return np.concatenate(parts, axis=node.attributes["axis"])
 
     return finish
@@ -448,8 +479,10 @@ _CLUSTERS: dict[str, Cluster] = {
     "Conv": _conv,
     "Gemm": _gemm,
     "GlobalAveragePool": _average_pool,
+    "GlobalMaxPool": _max_pool,
     "LayerNormalization": _layer_norm,
     "MatMul": _matmul,
+    "MaxPool": _max_pool,
     "Mul": _two(integer.mul),
     "ReduceMean": _reduce_mean,
     "Softmax": _softmax,

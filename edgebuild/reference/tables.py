@@ -20,6 +20,11 @@ def table(function: Function, x: Params, y: Params) -> Bytes:
     return np.asarray(np.minimum(np.maximum(np.rint(outputs) + y.zero_point, 0), 255), np.uint8)
 
 
+def _float(attributes: Attributes, name: str, default: float) -> float:
+    """An attribute, which ONNX stores as float32; so are its defaults."""
+    return float(np.float32(attributes.get(name, default)))
+
+
 def _pointwise(function: Callable[[float], float]) -> Function:
     def apply(x: Array) -> Array:
         return np.array([function(float(v)) for v in x.reshape(-1)], np.float64).reshape(x.shape)
@@ -49,24 +54,24 @@ def _elu(x: Array, alpha: float) -> Array:
 
 
 def _selu(x: Array, a: Attributes) -> Array:
-    alpha, gamma = a.get("alpha", 1.67326319217681884765625), a.get("gamma", 1.05070102214813232421875)
+    alpha, gamma = _float(a, "alpha", 1.67326319217681884765625), _float(a, "gamma", 1.05070102214813232421875)
     return np.asarray(gamma * _elu(x, alpha))
 
 
 def _celu(x: Array, a: Attributes) -> Array:
-    alpha = a.get("alpha", 1.0)
+    alpha = _float(a, "alpha", 1.0)
     return np.asarray(np.maximum(x, 0.0) + np.minimum(0.0, alpha * np.expm1(x / alpha)))
 
 
 def _hard_sigmoid(x: Array, a: Attributes) -> Array:
-    return np.asarray(np.clip(a.get("alpha", 0.2) * x + a.get("beta", 0.5), 0.0, 1.0))
+    return np.asarray(np.clip(_float(a, "alpha", 0.2) * x + _float(a, "beta", 0.5), 0.0, 1.0))
 
 
 UNARY: dict[str, Callable[[Array, Attributes], Array]] = {
     "Abs": lambda x, _: np.abs(x),
     "Ceil": lambda x, _: np.ceil(x),
     "Celu": _celu,
-    "Elu": lambda x, a: _elu(x, a.get("alpha", 1.0)),
+    "Elu": lambda x, a: _elu(x, _float(a, "alpha", 1.0)),
     "Erf": lambda x, _: _erf(x),
     "Exp": lambda x, _: np.exp(x),
     "Floor": lambda x, _: np.floor(x),
@@ -74,7 +79,7 @@ UNARY: dict[str, Callable[[Array, Attributes], Array]] = {
     "HardSigmoid": _hard_sigmoid,
     "HardSwish": lambda x, _: x * np.clip(x / 6.0 + 0.5, 0.0, 1.0),
     "Identity": lambda x, _: x,
-    "LeakyRelu": lambda x, a: np.where(x < 0, a.get("alpha", 0.01) * x, x),
+    "LeakyRelu": lambda x, a: np.where(x < 0, _float(a, "alpha", 0.01) * x, x),
     "Log": lambda x, _: np.log(x),
     "Mish": lambda x, _: x * np.tanh(_softplus(x)),
     "Neg": lambda x, _: -x,
@@ -86,9 +91,9 @@ UNARY: dict[str, Callable[[Array, Attributes], Array]] = {
     "Softplus": lambda x, _: _softplus(x),
     "Softsign": lambda x, _: x / (1.0 + np.abs(x)),
     "Sqrt": lambda x, _: np.sqrt(x),
-    "Swish": lambda x, a: x * _sigmoid(a.get("alpha", 1.0) * x),
+    "Swish": lambda x, a: x * _sigmoid(_float(a, "alpha", 1.0) * x),
     "Tanh": lambda x, _: np.tanh(x),
-    "ThresholdedRelu": lambda x, a: np.where(x > a.get("alpha", 1.0), x, 0.0),
+    "ThresholdedRelu": lambda x, a: np.where(x > _float(a, "alpha", 1.0), x, 0.0),
 }
 
 BINARY: dict[str, Callable[[Array, Array], Array]] = {
@@ -100,4 +105,5 @@ BINARY: dict[str, Callable[[Array, Array], Array]] = {
     "PRelu": lambda a, b: np.where(a < 0, a * b, a),
     "Pow": np.power,
     "Sub": lambda a, b: a - b,
+    "Sum": lambda a, b: a + b,
 }

@@ -40,9 +40,10 @@ class Value(ABC):
 
 @dataclass(frozen=True, eq=False)
 class Dense(Value):
-    """A plain array."""
+    """A plain array; `constant` where no input of the model changes it."""
 
     data: Array
+    constant: bool = False
 
     def array(self) -> Array:
         return self.data
@@ -61,6 +62,21 @@ class View(Value):
     @cached_property
     def _dequantized(self) -> Array:
         return (self.q.astype(np.int32) - self.params.zero_point).astype(np.float32) * self.params.scale
+
+
+@dataclass(frozen=True, eq=False)
+class Moved(Value):
+    """A view behind operators that only move data: QuantizeLinear and further moves take its bytes, others floats."""
+
+    view: View
+    fallback: Callable[[], Array]
+
+    def array(self) -> Array:
+        return self._float
+
+    @cached_property
+    def _float(self) -> Array:
+        return self.fallback()
 
 
 @dataclass(frozen=True, eq=False)

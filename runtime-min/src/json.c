@@ -50,6 +50,10 @@ void eb_json_string(struct eb_json *json, const char *text) {
 static void float_text(const uint8_t *at, char text[32]) {
   float value;
   memcpy(&value, at, sizeof value);
+  if (value == 0 && signbit(value)) {
+    snprintf(text, 32, "-0.0");  /* many readers take -0 for an integer, which has no sign */
+    return;
+  }
   snprintf(text, 32, isfinite(value) ? "%.9g" : "null", (double)value);
 }
 

@@ -21,6 +21,7 @@ from edgebuild.kernels.depthwise import depthwise_kernel
 from edgebuild.kernels.isa import ISAS
 from edgebuild.stages.compile import Program, compile_model, tune
 
+NAMES = ("conv_pointwise", "conv_first_layer", "depthwise", "gemm_plain", "embedding")
 CONVS = (
     Conv(1, 6, 6, 24, 6, 6, 40),
     Conv(1, 7, 5, 9, 7, 5, 72, (3, 3), (1, 1), (1, 1)),
@@ -43,7 +44,7 @@ def target(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Target:
 
 @pytest.fixture(scope="module")
 def model() -> onnx.ModelProto:
-    return graphs.merged(["conv_pointwise", "conv_first_layer", "depthwise", "gemm_plain", "embedding"])
+    return graphs.merged({name: graphs.CASES[name] for name in NAMES})
 
 
 def conv_of(key: str) -> Conv:

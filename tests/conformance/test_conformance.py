@@ -35,7 +35,7 @@ SAMPLES = 2
 
 @pytest.fixture(scope="module")
 def expected() -> tuple[onnx.ModelProto, list[tuple[Arrays, Arrays]]]:
-    model = merged(list(CASES))
+    model = merged(CASES)
     interpreter = Interpreter(model)
     return model, [(sample, interpreter.run(sample)) for sample in samples(model, SAMPLES)]
 

@@ -13,7 +13,6 @@ from edgebuild.stages.compile.tables import unary_source
 
 _WEIGHTED = ("Conv", "Gemm", "MatMul")
 LONGEST_NORM = 32768  # elements of a row whose squares a 32-bit sum holds
-_POOLS = ("AveragePool", "GlobalAveragePool", "ReduceMean")
 
 
 @dataclass(frozen=True)
@@ -54,6 +53,8 @@ def _strip_clips(graph: Graph, name: str) -> tuple[float, float, str]:
     """Walk back over Relu and Clip; the bounds compose because each clamp is monotone."""
     low, high = -math.inf, math.inf
     while (node := graph.producers.get(name)) is not None and node.op in ("Relu", "Clip"):
+        if any(graph.constant(i) is None for i in node.inputs[1:] if i):
+            break
         a, b = _bounds(graph, node)
         if low == -math.inf and high == math.inf:
             low, high = a, b
@@ -76,28 +77,70 @@ def _operator(graph: Graph, quantize: Node, node: Node, low: float, high: float)
     if node.op == "Add":
         product, bias = _matmul_and_bias(graph, node)
         node = product or node
-    if node.op != "MatMul" and node.op in _WEIGHTED and node.input(2) and bias_value(graph, node.input(2)) is None:
-        return None
-    if node.op in _WEIGHTED and is_activation(graph, node.inputs[0]) and is_weight(graph, node.inputs[1]):
-        return Cluster(node.op.lower(), quantize, (node,), (node.inputs[0],), low, high, bias)
     sources = tuple(node.inputs)
-    attention = _attention(graph, node)
-    if attention:
-        return Cluster(attention, quantize, (node,), sources[: 2 if attention == "product" else 1], low, high)
-    if node.op in ("Add", "Mul") and len(set(sources)) == 2 and all(is_quantized(graph, s) for s in sources):
-        return (
-            None
-            if unary_source(graph, node.outputs[0])
-            else Cluster(node.op.lower(), quantize, (node,), sources, low, high)
-        )
-    if node.op in _POOLS and is_activation(graph, sources[0]) and _poolable(graph, node):
-        return Cluster("average", quantize, (node,), sources[:1], low, high)
-    unclipped = low == -math.inf and high == math.inf
-    if unclipped and node.op == "MaxPool" and len(node.outputs) == 1 and is_activation(graph, sources[0]):
-        return Cluster("max", quantize, (node,), sources)
-    if unclipped and node.op == "Concat" and all(is_quantized(graph, s) for s in sources):
-        return Cluster("concat", quantize, (node,), sources)
-    return None
+    if node.op in _WEIGHTED and is_activation(graph, sources[0]) and is_weight(graph, sources[1]):
+        fits = _FITS[node.op](graph, node)
+        return Cluster(node.op.lower(), quantize, (node,), sources[:1], low, high, bias) if fits else None
+    kind = _attention(graph, node) or _on_activations(graph, node)
+    if not kind:
+        return None
+    read = {"product": 2, "add": 2, "mul": 2, "concat": len(sources)}.get(kind, 1)
+    return Cluster(kind, quantize, (node,), sources[:read], low, high)
+
+
+def _on_activations(graph: Graph, node: Node) -> str:
+    """The kind of an operator without weights, or an empty string."""
+    sources = node.inputs
+    if node.op in ("Add", "Mul"):
+        binary = len(set(sources)) == 2 and all(is_quantized(graph, s) for s in sources)
+        return node.op.lower() if binary and not unary_source(graph, node.outputs[0]) else ""
+    if node.op == "Concat":
+        return "concat" if all(is_quantized(graph, s) for s in sources) else ""
+    if not sources or not is_activation(graph, sources[0]):
+        return ""
+    rank = len(graph.shape(sources[0]))
+    if node.op in ("MaxPool", "GlobalMaxPool"):
+        return "max" if sum(map(bool, node.outputs)) == 1 and rank in (3, 4) else ""
+    if node.op == "AveragePool":
+        return "average" if rank in (3, 4) else ""
+    if node.op == "GlobalAveragePool":
+        return "average" if rank > 2 else ""
+    return "average" if node.op == "ReduceMean" and reduce_axes(graph, node) else ""
+
+
+def _conv_fits(graph: Graph, node: Node) -> bool:
+    rank = len(graph.shape(node.outputs[0]))
+    return rank in (3, 4) and _weight_axis(graph, node) in (0, None) and _bias_fits(graph, node)
+
+
+def _gemm_fits(graph: Graph, node: Node) -> bool:
+    plain = node.attrs.get("alpha", 1.0) == 1.0 and node.attrs.get("beta", 1.0) == 1.0 and not node.attrs.get("transA")
+    axis = 0 if node.attrs.get("transB", 0) else 1
+    return plain and _weight_axis(graph, node) in (axis, None) and _bias_fits(graph, node)
+
+
+def _matmul_fits(graph: Graph, node: Node) -> bool:
+    return len(graph.shape(node.inputs[1])) == 2 and _weight_axis(graph, node) in (1, None)
+
+
+_FITS = {"Conv": _conv_fits, "Gemm": _gemm_fits, "MatMul": _matmul_fits}
+
+
+def _weight_axis(graph: Graph, node: Node) -> int | None:
+    """The axis that the weights' scales belong to; None with a single scale."""
+    dq = graph.producers[node.inputs[1]]
+    if graph.need_constant(dq, 1).size == 1:
+        return None
+    return int(dq.attrs.get("axis", 1)) % len(graph.shape(node.inputs[1]))
+
+
+def _bias_fits(graph: Graph, node: Node) -> bool:
+    """Whether a bias is a constant: one value, or one for each output channel."""
+    if not node.input(2):
+        return True
+    value = bias_value(graph, node.input(2))
+    channels = graph.shape(node.outputs[0])[1]
+    return value is not None and value.size in (1, channels)
 
 
 def _attention(graph: Graph, node: Node) -> str:
@@ -158,15 +201,6 @@ def is_weight(graph: Graph, name: str) -> bool:
         return False
     constant = graph.constant(node.inputs[0])
     return constant is not None and constant.dtype == np.int8
-
-
-def _poolable(graph: Graph, node: Node) -> bool:
-    """A mean must run over axes that lie together: the spatial ones, or a single one."""
-    if node.op != "ReduceMean":
-        return True
-    axes = reduce_axes(graph, node)
-    rank = len(graph.shape(node.inputs[0]))
-    return axes == list(range(2, rank)) or len(axes) == 1
 
 
 def reduce_axes(graph: Graph, node: Node) -> list[int]:

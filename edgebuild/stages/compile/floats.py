@@ -46,7 +46,7 @@ from edgebuild.stages.compile.window import window_of
 
 Clip = tuple[float, float] | None  # an activation that is part of the operator before it
 
-_MAX_OPERANDS = 12
+_MAX_OPERANDS = 15  # of a map: plan.bin takes 16 arguments, and one of them is the result
 _WIDE = 64
 _CASTS = {1: "float32", 2: "uint8", 3: "int8", 6: "int32", 7: "int64", 9: "bool"}
 _BINARY = {
@@ -63,7 +63,40 @@ _OTHER = frozenset({
     "Pow", "QuantizeLinear", "Reciprocal", "Relu", "Selu", "Softplus", "Softsign", "Swish", "ThresholdedRelu", "Where",
 })  # fmt: skip
 ELEMENTWISE = frozenset(_BINARY) | frozenset(_UNARY) | _OTHER
+_FORMULAS = {
+    "Celu": (3, 3), "DequantizeLinear": (1, 1), "Elu": (3, 3), "Gelu": (4, 5), "HardSigmoid": (4, 1),
+    "HardSwish": (4, 2), "LeakyRelu": (2, 3), "Mish": (2, 3), "PRelu": (1, 3), "Pow": (1, 3), "QuantizeLinear": (1, 1),
+    "Reciprocal": (1, 1), "Relu": (1, 1), "Selu": (4, 3), "Softplus": (2, 2), "Softsign": (1, 2), "Swish": (1, 2),
+    "ThresholdedRelu": (2, 2),
+}  # fmt: skip
+"""The most constants that an operator's formula brings along, and how often it has its input."""
+_MOST_COPIES = 32  # of one expression in a map's tree: nested formulas would double it without end
 _REDUCES = {"ReduceSum": "sum", "ReduceMean": "mean", "ReduceMax": "max", "ReduceMin": "min"}
+
+
+@dataclass
+class Operands:
+    """What a map reads; `reserved`: how many there are at most once all of its operators are in."""
+
+    values: list[Value] = field(default_factory=list)
+    reserved: int = 1
+
+    def add(self, value: Value) -> int:
+        """The place of a value, which is listed once."""
+        if value not in self.values:
+            self.values.append(value)
+        return self.values.index(value)
+
+    def admits(self, node: Node) -> bool:
+        return self.reserved + _further(node) <= _MAX_OPERANDS
+
+    def reserve(self, node: Node) -> None:
+        self.reserved += _further(node)
+
+
+def _further(node: Node) -> int:
+    """How many operands a map has more when a node takes the place of one."""
+    return len(node.inputs) - 1 + _FORMULAS.get(node.op, (0, 1))[0]
 
 
 @dataclass
@@ -123,8 +156,11 @@ class FloatLowering:
             return _LAYERS[layer.op](self, layer, self._clip(node))
         name = node.outputs[0]
         shape = self.graph.shape(name)
-        operands: list[Value] = []
-        tree = self._tree(name, shape, operands, root=True)
+        found = Operands()
+        if not found.admits(node):
+            raise node.unsupported(f"more than {_MAX_OPERANDS} inputs")
+        tree = self._tree(name, shape, found, root=True)
+        operands = found.values
         order = self._order(shape, operands)
         out = self.emit.tensor(name, self.graph.dtype(name), shape, order)
         walks = [_broadcast_strides(v, shape, order) for v in operands]
@@ -155,7 +191,9 @@ class FloatLowering:
             operands[i] = self.emit.constant(f"{name}:{i}", np.tile(data.reshape(-1), repeats))
         return (dims[0] // repeats, inner), [(inner, 1) if s == (dims[1], 1) else s for s in strides]
 
-    def _tree(self, name: str, shape: tuple[int, ...], operands: list[Value], *, root: bool = False) -> Tree:
+    def _tree(
+        self, name: str, shape: tuple[int, ...], operands: Operands, *, copies: int = 1, root: bool = False
+    ) -> Tree:
         node = self.graph.producers.get(name)
         inline = root or (
             node is not None
@@ -165,23 +203,21 @@ class FloatLowering:
             and self.demands.get(name, 0) == 1
             and self._clipped_layer(node) is None
             and self.graph.shape(name) == shape
-            and len(operands) < _MAX_OPERANDS
+            and operands.admits(node)
+            and copies <= _MOST_COPIES
         )
         if node is None or not inline:
-            return self._leaf(name, operands)
+            value = self.value(name)
+            return ("load", operands.add(value), value.dtype)
+        operands.reserve(node)
+        inner = copies * _FORMULAS.get(node.op, (0, 1))[1]
 
         def child(i: int) -> Tree:
-            return self._tree(node.inputs[i], shape, operands)
+            return self._tree(node.inputs[i], shape, operands, copies=inner)
 
         return self._operator(node, child, operands)
 
-    def _leaf(self, name: str, operands: list[Value]) -> Tree:
-        value = self.value(name)
-        if value not in operands:
-            operands.append(value)
-        return ("load", operands.index(value), value.dtype)
-
-    def _operator(self, node: Node, child: Callable[[int], Tree], operands: list[Value]) -> Tree:
+    def _operator(self, node: Node, child: Callable[[int], Tree], operands: Operands) -> Tree:
         dtype = self.graph.dtype(node.outputs[0])
 
         def number(value: float) -> Tree:
@@ -226,10 +262,9 @@ class FloatLowering:
                 tree = ("mul", "float32", tree, x)
         return tree if e > 0 else ("div", "float32", number(1.0), tree)
 
-    def _number(self, node: Node, value: float, operands: list[Value]) -> Tree:
-        constant = self.emit.constant(f"{node.name}:{len(operands)}", np.array(value, np.float32))
-        operands.append(constant)
-        return ("load", len(operands) - 1, "float32")
+    def _number(self, node: Node, value: float, operands: Operands) -> Tree:
+        constant = self.emit.constant(f"{node.name}:{len(operands.values)}", np.array(value, np.float32))
+        return ("load", operands.add(constant), "float32")
 
     def _order(self, shape: tuple[int, ...], operands: Sequence[Value]) -> tuple[int, ...]:
         """Memory order of a map's output: that of its largest operand, so that this one is read in one go."""

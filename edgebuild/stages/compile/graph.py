@@ -70,6 +70,18 @@ class Graph:
         self.outputs = [v.name for v in graph.output]
         self._types = {v.name: v.type.tensor_type for v in (*graph.input, *graph.value_info, *graph.output)}
         self.producers = {name: node for node in self.nodes for name in node.outputs if name}
+        self._share_dequantized()
+
+    def _share_dequantized(self) -> None:
+        """Some tools give each reader a DequantizeLinear of its own: all readers take the first one."""
+        first: dict[tuple[object, ...], str] = {}
+        same: dict[str, str] = {}
+        for node in self.nodes:
+            if node.op == "DequantizeLinear":
+                key = (*node.inputs, node.attrs.get("axis", 1))
+                same[node.outputs[0]] = first.setdefault(key, node.outputs[0])
+        for node in self.nodes:
+            node.inputs = [same.get(name, name) for name in node.inputs]
 
     @cached_property
     def consumers(self) -> dict[str, list[Node]]:

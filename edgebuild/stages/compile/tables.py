@@ -26,6 +26,14 @@ def _softplus(x: np.ndarray) -> np.ndarray:
     return np.asarray(np.log1p(np.exp(-np.abs(x))) + np.maximum(x, 0.0))
 
 
+def _elu(alpha: float, x: np.ndarray) -> np.ndarray:
+    return np.where(x < 0, alpha * np.expm1(np.minimum(x, 0.0)), x)
+
+
+def _celu(alpha: float, x: np.ndarray) -> np.ndarray:
+    return np.where(x < 0, alpha * np.expm1(x / alpha), x)
+
+
 def _attr(node: Node, name: str, default: float) -> float:
     return float(np.float32(node.attrs.get(name, default)))
 
@@ -37,7 +45,7 @@ _UNARY: dict[str, Callable[[Node, np.ndarray], np.ndarray]] = {
     "HardSwish": lambda _, x: x * np.clip(x / 6.0 + 0.5, 0.0, 1.0),
     "Tanh": lambda _, x: np.tanh(x),
     "LeakyRelu": lambda n, x: np.where(x < 0, _attr(n, "alpha", 0.01) * x, x),
-    "Elu": lambda n, x: np.where(x < 0, _attr(n, "alpha", 1.0) * np.expm1(np.minimum(x, 0.0)), x),
+    "Elu": lambda n, x: _elu(_attr(n, "alpha", 1.0), x),
     "Softplus": lambda _, x: _softplus(x),
     "Mish": lambda _, x: x * np.tanh(_softplus(x)),
     "Gelu": _gelu,
@@ -46,13 +54,19 @@ _UNARY: dict[str, Callable[[Node, np.ndarray], np.ndarray]] = {
     "Exp": lambda _, x: np.exp(x),
     "Sqrt": lambda _, x: np.sqrt(x),
     "Abs": lambda _, x: np.abs(x),
+    "Celu": lambda n, x: _celu(_attr(n, "alpha", 1.0), x),
+    "Log": lambda _, x: np.log(x),
+    "Selu": lambda n, x: (
+        _attr(n, "gamma", 1.05070102214813232421875) * _elu(_attr(n, "alpha", 1.67326319217681884765625), x)
+    ),
+    "Softsign": lambda _, x: x / (1.0 + np.abs(x)),
+    "ThresholdedRelu": lambda n, x: np.where(x > _attr(n, "alpha", 1.0), x, 0.0),
     "Neg": lambda _, x: -x,
     "Floor": lambda _, x: np.floor(x),
     "Ceil": lambda _, x: np.ceil(x),
     "Round": lambda _, x: np.rint(x),
     "Reciprocal": lambda _, x: 1.0 / x,
     "Identity": lambda _, x: x,
-    "Dropout": lambda _, x: x,
 }
 _BINARY: dict[str, Callable[[np.ndarray, np.ndarray], np.ndarray]] = {
     "Add": lambda a, b: a + b,
@@ -62,13 +76,18 @@ _BINARY: dict[str, Callable[[np.ndarray, np.ndarray], np.ndarray]] = {
     "Pow": np.power,
     "Min": np.minimum,
     "Max": np.maximum,
+    "Sum": lambda a, b: a + b,
+    "PRelu": lambda a, b: np.where(a < 0, a * b, a),
 }
 
 
 def unary_source(graph: Graph, name: str) -> str | None:
     """Output of the one activation DequantizeLinear that `name` is an elementwise function of, or None."""
     found: set[str] = set()
-    return found.pop() if _walk(graph, name, found, set()) and len(found) == 1 else None
+    if not _walk(graph, name, found, set()) or len(found) != 1:
+        return None
+    source = found.pop()
+    return source if graph.shape(source) == graph.shape(name) else None
 
 
 def _walk(graph: Graph, name: str, found: set[str], seen: set[str]) -> bool:

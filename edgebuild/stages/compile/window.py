@@ -62,6 +62,13 @@ def window_of(graph: Graph, node: Node) -> Window:
             small, large = total // 2, total - total // 2
             before[i], after[i] = (small, large) if mode == "SAME_UPPER" else (large, small)
 
+    if node.attrs.get("ceil_mode", 0) and any(
+        (o - 1) * s >= n + b for o, s, n, b in zip(out_space, stride, in_space, before, strict=True)
+    ):
+        raise node.unsupported(
+            "with this ceil_mode ONNX's shapes count a window that starts behind the input, and runtimes do not"
+        )
+
     def pair(values: list[int], fill: int) -> tuple[int, int]:
         first, second = ([fill] * (2 - rank) + [int(v) for v in values])[:2]
         return first, second
