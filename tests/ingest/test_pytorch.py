@@ -160,6 +160,31 @@ def test_an_output_may_be_called_like_an_operator(make: Make, name: str) -> None
     )
 
 
+def test_a_graph_that_means_something_else_is_refused(make: Make) -> None:
+    folder = make("y = model(x); return {'best': y, 'places': y[0].topk(3)[1]}")
+    found, bound = untrained(folder), pytorch.module(load_recipe(folder), untrained=True)
+    samples = [{"frame": np.random.default_rng(i).integers(0, 256, (16, 20, 3)).astype(np.uint8)} for i in range(3)]
+    assert pytorch.compare(found.model, bound, samples, "tiny")["decided_by_rounding"] == []
+    for node in found.model.graph.node:
+        if node.op_type == "Relu":
+            node.op_type = "Neg"
+    with pytest.raises(ModelError, match="output 'best' of the exported graph differs from the handler"):
+        pytorch.compare(found.model, bound, samples, "tiny")
+
+
+def test_outputs_among_equals_are_listed(monkeypatch: pytest.MonkeyPatch, make: Make) -> None:
+    """What changes when the last digit of a weight does may differ from the handler's answer as well."""
+    folder = make("return model(x)")
+    found, bound = untrained(folder), pytorch.module(load_recipe(folder), untrained=True)
+    sample = {"frame": np.random.default_rng(0).integers(0, 256, (16, 20, 3)).astype(np.uint8)}
+    with torch.no_grad():
+        (answer,) = (value.numpy() for value in bound(torch.from_numpy(sample["frame"])))
+    answers = iter([[[answer[:, ::-1]]], [[answer]]])
+    monkeypatch.setattr(pytorch, "_answers", lambda *_: next(answers))
+    listed = pytorch.compare(found.model, bound, [sample], "tiny")
+    assert listed["decided_by_rounding"] == ["output"]
+
+
 def test_a_head_that_reshapes_what_it_permuted(make: Make) -> None:
     found = untrained(make("return model(x)", odd="x.permute(0, 2, 3, 1).reshape(1, -1, 2)[..., None, None]"))
     assert found.parity is not None

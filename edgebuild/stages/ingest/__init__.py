@@ -28,8 +28,9 @@ class Entry:
 class FloatModel:
     """The graph that the next stages work on.
 
-    `parity` compares it with the source framework on real samples: `samples` (their number) and `max_relative_error` by
-    output; None where there is no source framework. `quality` is `trained` or `speed-only`.
+    `parity` compares it with the source framework on real samples: `samples` (their number), `max_relative_error` by
+    output, and `decided_by_rounding`, the outputs that a last digit of the weights changes as much; None where there is
+    no source framework. `quality` is `trained` or `speed-only`.
     """
 
     model: "onnx.ModelProto"
