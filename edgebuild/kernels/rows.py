@@ -155,34 +155,40 @@ class TopK:
 def top_k_kernel(spec: TopK, _isa: Isa) -> Kernel:
     """Arguments: x float32, indices int64 [rows, count]; equal values by rising index. A unit is one row.
 
-    Each pass finds the first element behind the one found before, in the order of values; nothing is marked.
+    The best so far are kept in order; of a long row most elements are worse than all of them.
     """
     args = [("x", "float32", spec.rows * spec.size), ("y", "int64", spec.rows * spec.count)]
     sign = 1.0 if spec.largest else -1.0
 
     def emit(body: Body) -> None:
-        x, y = body.buffers
-        with loop(body.begin, body.end) as row:
-            last, last_at = cell("float32"), cell("int32")
-            last.set(T.float32(float("inf")))
-            last_at.set(T.int32(-1))
-            with loop(0, body.rolled(spec.count)) as i:
-                best, best_at = cell("float32"), cell("int32")
-                best.set(T.float32(float("-inf")))
-                best_at.set(T.int32(-1))
-                with loop(0, body.rolled(spec.size)) as j:
-                    value = T.bind(x.load(row * spec.size + j) * T.float32(sign))
-                    behind = T.Or(value < last.get(), T.And(value == last.get(), j > last_at.get()))
-                    with when(T.And(behind, T.Or(best_at.get() < 0, value > best.get()))):
-                        best.set(value)
-                        best_at.set(j)
-                last.set(best.get())
-                last_at.set(best_at.get())
-                y.store(row * spec.count + i, cast("int64", T.max(best_at.get(), 0)))
+        (x, y), best = body.buffers, body.scratch
 
-    work = spec.size * spec.count
-    func = kernel(args, emit)
-    return Kernel(func, ("float32", "int64"), spec.rows, max(1, min(spec.rows, 16384 // work)))
+        def insert(row: Expr, j: Expr, value: Expr, last: Expr) -> None:
+            """The value at place `last`, and then forward past all that are smaller."""
+            at = row * spec.count
+            best.store(last, value)
+            y.store(at + last, cast("int64", j))
+            with loop(0, last) as step:
+                place = T.bind(last - step)
+                before = T.bind(best.load(place - 1))
+                with when(before < value):
+                    best.store(place, before)
+                    y.store(at + place, y.load(at + place - 1))
+                    best.store(place - 1, value)
+                    y.store(at + place - 1, cast("int64", j))
+
+        with loop(body.begin, body.end) as row:
+            with loop(0, body.rolled(spec.count)) as j:
+                insert(row, j, T.bind(x.load(row * spec.size + j) * T.float32(sign)), j)
+            with loop(spec.count, body.rolled(spec.size)) as j:
+                value = T.bind(x.load(row * spec.size + j) * T.float32(sign))
+                with when(best.load(spec.count - 1) < value):
+                    insert(row, j, value, body.rolled(spec.count - 1))
+
+    work = spec.size + spec.count * spec.count
+    func = kernel(args, emit, scratch=("float32", spec.count))
+    grain = max(1, min(spec.rows, 16384 // work))
+    return Kernel(func, ("float32", "int64"), spec.rows, grain, 4 * spec.count)
 
 
 def pick_kernel(spec: TopK, _isa: Isa) -> Kernel:
