@@ -10,6 +10,7 @@ ROOT = Path(edgebuild.__file__).parent
 # What each layer may import besides itself; a stage is a layer of its own.
 ALLOWED = {
     "core": set(),
+    "boxes": {"core"},
     "function": {"core"},
     "kernels": {"core"},
     "reference": {"core"},
@@ -22,7 +23,7 @@ ALLOWED = {
     "demo": {"core", "stages", "pipeline", "projects", "views", "bench"},
     "cli": {"core", "stages", "pipeline", "projects", "demo", "report", "views", "bench"},
     "__main__": {"cli"},
-    "__init__": {"function"},
+    "__init__": {"boxes", "function"},
 }
 
 
