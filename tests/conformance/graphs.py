@@ -679,8 +679,9 @@ def padded_then_averaged(b: Builder) -> str:
 @case
 def steps_beyond_int32(b: Builder) -> str:
     """Scales so absurd that a step of the result does not fit an int32."""
-    wide = b.conv(b.activation(1, 20, 5, 5, scale=100.0), 40, 20, 1, 1)
-    few = b.conv(b.activation(1, 20, 5, 5, scale=100.0), 20, 1, 3, 3, group=20)
+    x = b.quantized(b.node("Mul", b.input(1, 20, 5, 5), b.constant(3000.0)), 100.0)
+    wide = b.conv(x, 40, 20, 1, 1, bias=False)
+    few = b.conv(x, 20, 1, 3, 3, group=20, bias=False)
     rows = [b.node("Flatten", b.quantized(y, 1e-7, 100)) for y in (wide, few)]
     return b.node("Concat", *rows, axis=1)
 

@@ -12,7 +12,10 @@ from edgebuild.core.errors import ModelError
 from edgebuild.reference import Interpreter, integer, tables
 from edgebuild.reference.values import Params, View
 
-DIFFERENT = {"resize_antialias"}  # section 8.1 leaves out what lies outside, ONNX only with exclude_outside = 1
+DIFFERENT = {
+    "resize_antialias",  # section 8.1 leaves out what lies outside, ONNX only with exclude_outside = 1
+    "steps_beyond_int32",  # ONNX Runtime's conversion overflows
+}
 
 scales = st.floats(2.0**-13, 8, width=32).map(np.float32)
 params = st.builds(Params, scales, st.integers(0, 255))
