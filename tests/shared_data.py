@@ -38,23 +38,8 @@ def imagenet_set(folder: Path) -> Path:
     """A calibration set in `folder`: 500 pictures to calibrate on, 650 with labels to test on."""
     calibration, test = require(ROOT / "imagenet-sample-500"), require(ROOT / "imagenet-val-650")
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "set.toml").write_text(
-        f"""[set]
-name = "imagenet"
-licence = "ImageNet terms: for measurement only"
-kind = "images"
-
-[calibration]
-path = "{calibration / "images"}"
-
-[test]
-path = "{test / "images"}"
-labels = "{test / "labels.csv"}"
-resize = "stretch"
-""",
-        encoding="utf-8",
-    )
-    return folder
+    labels = test / "labels.csv"
+    return _picture_set(folder, "imagenet", "ImageNet terms: for measurement only", calibration, test, labels)
 
 
 def cifar10_set(folder: Path) -> Path:
@@ -101,10 +86,15 @@ def people_set(folder: Path) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     rows = [f"{path.name},{int(_shows_person(test / 'labels' / f'{path.stem}.txt'))}" for path in _pictures(test)]
     (folder / "labels.csv").write_text("\n".join(["file,label", *rows]), encoding="utf-8")
+    licence = "pictures: Flickr's terms, annotations: CC BY 4.0; for measurement only"
+    return _picture_set(folder, "people", licence, calibration, test, Path("labels.csv"))
+
+
+def _picture_set(folder: Path, name: str, licence: str, calibration: Path, test: Path, labels: Path) -> Path:
     (folder / "set.toml").write_text(
         f'''[set]
-name = "people"
-licence = "pictures: Flickr's terms, annotations: CC BY 4.0; for measurement only"
+name = "{name}"
+licence = "{licence}"
 kind = "images"
 
 [calibration]
@@ -112,7 +102,7 @@ path = "{calibration / "images"}"
 
 [test]
 path = "{test / "images"}"
-labels = "labels.csv"
+labels = "{labels}"
 resize = "stretch"
 ''',
         encoding="utf-8",

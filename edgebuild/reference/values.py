@@ -38,6 +38,19 @@ class Value(ABC):
         """The tensor in its ONNX type; float32 operators of section 8 run here."""
 
 
+class Deferred(Value):
+    """A value that a QuantizeLinear may still take as integers; `fallback` computes it in float32, once."""
+
+    fallback: Callable[[], Array]
+
+    def array(self) -> Array:
+        return self._float
+
+    @cached_property
+    def _float(self) -> Array:
+        return self.fallback()
+
+
 @dataclass(frozen=True, eq=False)
 class Dense(Value):
     """A plain array; `constant` where no input of the model changes it."""
@@ -65,18 +78,11 @@ class View(Value):
 
 
 @dataclass(frozen=True, eq=False)
-class Moved(Value):
+class Moved(Deferred):
     """A view behind operators that only move data: QuantizeLinear and further moves take its bytes, others floats."""
 
     view: View
     fallback: Callable[[], Array]
-
-    def array(self) -> Array:
-        return self._float
-
-    @cached_property
-    def _float(self) -> Array:
-        return self.fallback()
 
 
 @dataclass(frozen=True, eq=False)
@@ -97,7 +103,7 @@ class Weight(Value):
 
 
 @dataclass(frozen=True, eq=False)
-class Pending(Value):
+class Pending(Deferred):
     """An integer operator that waits for the output's parameters; `low` and `high` are the activation clip so far.
 
     `biased`: the same with a bias that an Add behind it brings, or None where the operator takes none.
@@ -109,25 +115,11 @@ class Pending(Value):
     high: float = np.inf
     biased: "Callable[[Value], Callable[[Params, float, float], Bytes] | None] | None" = None
 
-    def array(self) -> Array:
-        return self._float
-
-    @cached_property
-    def _float(self) -> Array:
-        return self.fallback()
-
 
 @dataclass(frozen=True, eq=False)
-class Chain(Value):
+class Chain(Deferred):
     """A unary function (in float64) of one dequantized tensor; forks that join again stay unary."""
 
     source: View
     function: Function
     fallback: Callable[[], Array]
-
-    def array(self) -> Array:
-        return self._float
-
-    @cached_property
-    def _float(self) -> Array:
-        return self.fallback()

@@ -27,7 +27,7 @@ from edgebuild.kernels.floats import (
     resize_kernel,
 )
 from edgebuild.kernels.norm import Rows
-from edgebuild.kernels.pool import Pool, float_pool_kernel
+from edgebuild.kernels.pool import float_pool_kernel
 from edgebuild.kernels.rows import (
     Lookup,
     TopK,
@@ -39,7 +39,7 @@ from edgebuild.kernels.rows import (
 )
 from edgebuild.stages.compile.clusters import reduce_axes
 from edgebuild.stages.compile.graph import Graph, Node
-from edgebuild.stages.compile.integer import channels_last, four_dims, pool_of
+from edgebuild.stages.compile.integer import channels_last, four_dims, pool_of, whole_pool
 from edgebuild.stages.compile.moves import Mover, expanded, is_move, resize_scales, source_coordinates
 from edgebuild.stages.compile.values import Emitter, Value, row_major
 from edgebuild.stages.compile.window import window_of
@@ -511,12 +511,12 @@ class FloatLowering:
             raise node.unsupported("indices as a second output, or more than two spatial dimensions")
         x = self.mover.ordered(x, channels_last(len(shape)), node.name)
         kind = "max" if node.op.endswith("MaxPool") else "average"
-        n, c, h, w = four_dims(x.shape)
-        pool, counts = Pool(n, h, w, c, 1, 1, (h, w)), np.full((1, 1), float(h * w))
+        pool = whole_pool(x.shape)
+        counts = np.full((1, 1), float(pool.height * pool.width))
         if not node.op.startswith("Global"):
             window = window_of(self.graph, node)
             pool = pool_of(window, x.shape, shape)
-            counts = window.counts((h, w), (pool.out_height, pool.out_width))
+            counts = window.counts((pool.height, pool.width), (pool.out_height, pool.out_width))
         operands = [x]
         if kind == "average":
             operands.append(self.emit.constant(f"{node.name}:count", counts.astype(np.float32).reshape(-1)))

@@ -191,7 +191,9 @@ class IntegerLowering:
         out = self.emit.tensor(name, "uint8", shape, sources[0].order)
         place = 0
         for i, (source, value) in enumerate(zip(cluster.sources, sources, strict=True)):
-            table = None if self._unchanged(cluster, source) else self._requant_table(f"{name}:{i}", cluster, source)
+            table = None
+            if not self._unchanged(cluster, source):
+                table = self.emit.constant(f"{name}:{i}:table", self._requant(cluster, source))
             into = [place if a == axis else 0 for a in range(len(shape))]
             self.mover.copy("concat", f"{node.name}:{i}", value, out, into=into, table=table)
             place += value.shape[axis]
@@ -246,11 +248,7 @@ class IntegerLowering:
         x = self._nhwc(sources[0], node)
         shape = self.graph.shape(node.outputs[0])
         out = self.emit.tensor(name, "uint8", shape, channels_last(len(shape)))
-        if node.op == "MaxPool":
-            pool = pool_of(window_of(self.graph, node), x.shape, shape)
-        else:
-            n, c, h, w = four_dims(x.shape)
-            pool = Pool(n, h, w, c, 1, 1, (h, w))
+        pool = pool_of(window_of(self.graph, node), x.shape, shape) if node.op == "MaxPool" else whole_pool(x.shape)
         self.emit.call("max_pool", node.name, max_pool_kernel, pool, [x], out, integer=True)
         return self._requantized(cluster, out)
 
@@ -282,9 +280,6 @@ class IntegerLowering:
         """Equal by name, never by value: the code must not depend on what training changes."""
         unclipped = cluster.low == -math.inf and cluster.high == math.inf
         return unclipped and self.graph.producers[source].inputs[1:3] == cluster.quantize.inputs[1:3]
-
-    def _requant_table(self, name: str, cluster: Cluster, source: str) -> Value:
-        return self.emit.constant(f"{name}:table", self._requant(cluster, source))
 
     def _requant(self, cluster: Cluster, source: str) -> np.ndarray:
         x, y = quant_of(self.graph, source), self.graph.quant(cluster.quantize)
@@ -318,6 +313,12 @@ def _around(order: Sequence[int], axes: Sequence[int]) -> tuple[list[int], list[
     last = max(order.index(a) for a in axes)
     before = [a for a in order[:last] if a not in axes]
     return before, list(order[last + 1 :])
+
+
+def whole_pool(in_shape: Sequence[int]) -> Pool:
+    """One window over all of the image."""
+    n, c, h, w = four_dims(in_shape)
+    return Pool(n, h, w, c, 1, 1, (h, w))
 
 
 def pool_of(window: Window, in_shape: Sequence[int], out_shape: Sequence[int]) -> Pool:
