@@ -22,17 +22,30 @@ class Binary:
     broadcast: bool = False
 
 
+def can_overwrite(binary: Binary, isa: Isa) -> bool:
+    """Whether the output may take the place of an operand: no block overlaps the one before it."""
+    run = binary.inner if binary.broadcast else binary.rows * binary.inner
+    return run % _width(_fitting(isa, run), run) == 0
+
+
 def binary_kernel(
-    binary: Binary, isa: Isa, *, table: bool = False, into: Into | None = None, bounds: Bounds = ANY
+    binary: Binary,
+    isa: Isa,
+    *,
+    table: bool = False,
+    into: Into | None = None,
+    bounds: Bounds = ANY,
+    overwrites: int | None = None,
 ) -> Kernel:
-    """Arguments: a, b, params [11], [table uint8 [256]], output, which `into` places.
+    """Arguments: a, b, params [11], [table uint8 [256]], output, which `into` places and which may be one of the
+    operands (`overwrites`: 0 is a, 1 is b).
 
     add: acc = A·a + B·b + constant; mul: acc = (a − z_a)·(b − z_b).
     """
     size = binary.rows * binary.inner
     run = binary.inner if binary.broadcast else size if into is None else into.line
     isa = _fitting(isa, run)
-    width = min(isa.block, floor_power(run))
+    width = _width(isa, run)
     steps, rows = -(-run // width), size // run
     args = [
         ("a", "uint8", size),
@@ -47,6 +60,8 @@ def binary_kernel(
 
     def emit(body: Body) -> None:
         a, b, params, *tables, y = body.buffers
+        if overwrites is not None:  # the buffers are declared not to overlap: only one of the two may be used
+            a, b = (y, b) if overwrites == 0 else (a, y)
         step = _Step(binary.kind, isa, width, params, tables, bounds)
 
         def line(row: Expr, begin: Expr, end: Expr) -> None:
@@ -63,6 +78,11 @@ def binary_kernel(
     units = -(-steps // per_unit) if rows == 1 else rows
     grain = max(1, min(units, 4 if rows == 1 else 4 * CHUNK // run))
     return Kernel(kernel(args, emit), tuple(a[1] for a in args), units, grain)
+
+
+def _width(isa: Isa, run: int) -> int:
+    """Elements of one block."""
+    return min(isa.block, floor_power(run))
 
 
 def _fitting(isa: Isa, run: int) -> Isa:

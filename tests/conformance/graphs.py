@@ -242,6 +242,22 @@ def residual_add_relu(b: Builder) -> str:
 
 
 @case
+def residual_chain(b: Builder) -> str:
+    """Sums that may take the place of an operand, and one whose operands are both read again."""
+    x = b.quantized(b.conv(b.activation(1, 8, 4, 8), 16, 8, 1, 1), 0.05)
+    y = b.quantized(b.node("Add", x, b.quantized(b.conv(x, 16, 16, 3, 3, pads=[1, 1, 1, 1]), 0.04)), 0.06)
+    z = b.quantized(b.node("Add", b.quantized(b.conv(y, 16, 16, 1, 1), 0.05, 99), y), 0.07)
+    product = b.quantized(b.node("Mul", y, z), 0.2)
+    return b.quantized(b.node("Add", product, z), 0.1)
+
+
+@case
+def sum_of_one_tensor_seen_twice(b: Builder) -> str:
+    x = b.quantized(b.conv(b.activation(1, 8, 4, 8), 16, 8, 1, 1), 0.05)
+    return b.quantized(b.node("Add", x, b.moved(x, "Reshape", b.constant([1, 16, 4, 8], np.int64))), 0.1)
+
+
+@case
 def add_broadcast(b: Builder) -> str:
     x = b.quantized(b.conv(b.activation(1, 6, 4, 5), 9, 6, 1, 1), 0.05)
     return b.quantized(b.node("Add", x, b.activation(1, 9, 1, 1)), 0.06)

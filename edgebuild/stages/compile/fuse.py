@@ -1,4 +1,6 @@
-"""Kernel calls that become part of others: byte tables, copies into the result of a Concat, maps of a frame."""
+"""Kernel calls that become part of others: byte tables, copies into the result of a Concat, maps of a frame; additions
+that overwrite an operand.
+"""
 
 from collections import defaultdict
 from collections.abc import Callable, Collection
@@ -8,7 +10,7 @@ from edgebuild.kernels.builder import Kernel
 from edgebuild.kernels.conv import Conv, conv_kernel
 from edgebuild.kernels.copy import Box, Gather, Into, Table, box_kernel, gather_kernel, table_kernel
 from edgebuild.kernels.depthwise import depthwise_kernel
-from edgebuild.kernels.elementwise import Binary, binary_kernel
+from edgebuild.kernels.elementwise import Binary, binary_kernel, can_overwrite
 from edgebuild.kernels.floats import map_kernel
 from edgebuild.stages.compile.bytemaps import as_table, composed
 from edgebuild.stages.compile.values import Emitter, Step
@@ -29,6 +31,8 @@ def fuse(emitter: Emitter, kept: Collection[int]) -> None:
             graph.join(step, _with_table)
         elif step.make is box_kernel and step.kind == "concat":
             graph.join(step, _with_place if emitter.isa.lookup is not None else _with_plain_place)
+    for place in range(len(graph.steps)):
+        graph.overwrite(place, emitter)
     emitter.steps = graph.present()
 
 
@@ -85,6 +89,27 @@ class _Steps:
             self._index()
             return
 
+    def overwrite(self, own: int, emitter: Emitter) -> None:
+        """Let a sum or product take the place of an operand that nobody reads any more."""
+        step = self.steps[own]
+        if step is None or step.make is not binary_kernel:
+            return
+        binary, old = step.spec, step.output
+        assert isinstance(binary, Binary)
+        if step.option("into") or old in self.kept or self.writers[old] != [own]:
+            return
+        if not can_overwrite(binary, emitter.isa) or step.inputs[0] == step.inputs[1]:
+            return
+        for i, source in enumerate(step.inputs[: 1 if binary.broadcast else 2]):
+            constant = emitter.storages[source].data is not None
+            if constant or source in self.kept or self.readers[source][-1] != own:
+                continue
+            self.steps[own] = step.with_option("overwrites", i)
+            for place in (own, *self.readers[old]):
+                self.steps[place] = _renamed(self.steps[place], old, source)
+            self._index()
+            return
+
     def _only_feeder(self, step: Step) -> int | None:
         """The map whose result only `step` reads."""
         for storage in step.inputs:
@@ -95,6 +120,14 @@ class _Steps:
             if writer is not None and writer.make is map_kernel:
                 return writers[0]
         return None
+
+
+def _renamed(step: Step | None, old: int, new: int) -> Step | None:
+    """The step with one storage in the place of another."""
+    if step is None:
+        return None
+    inputs = tuple(new if storage == old else storage for storage in step.inputs)
+    return replace(step, inputs=inputs, output=new if step.output == old else step.output)
 
 
 def _with_table(writer: Step, step: Step) -> Step | None:
