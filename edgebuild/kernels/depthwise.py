@@ -17,6 +17,7 @@ from edgebuild.kernels.epilogue import ANY, QUANT_PARAMS, Bounds, Epilogue, stor
 from edgebuild.kernels.isa import PACK, Isa, converted, interleave, interleave_order, parts
 
 _LEAST_LANES = 4
+_MOST_CHUNKS, _LEAST_LINES = 4, 12
 
 
 def is_depthwise(conv: Conv) -> bool:
@@ -103,9 +104,12 @@ class DepthwisePlan:
 
     @cached_property
     def chunk(self) -> int:
-        """Output lines of one unit of work: neighbouring units read some lines twice."""
+        """Output lines of one unit of work: neighbouring units read some lines twice, and the last one makes some again
+        unless the units divide the image.
+        """
         lines = self.conv.out_height
-        return min(lines, max(8, -(-lines // 4)))
+        sizes = (-(-lines // chunks) for chunks in range(_MOST_CHUNKS, 0, -1))
+        return next(size for size in sizes if size == lines or (size >= _LEAST_LINES and -lines % size <= lines // 24))
 
     @property
     def chunks(self) -> int:
