@@ -40,26 +40,29 @@ if TYPE_CHECKING:
     import numpy as np
     import onnx
 
+    from edgebuild.reference import Foreign
+
 STAGES = ("ingest", "quantize", "compile", "runtime", "package", "check", "evaluate", "sign")
 NO_CALIBRATION = "a model is calibrated on real samples only: --calibration FILE.npz, one array per model input"
 
 # Edgebuild's own sources (core aside, which counts everywhere) and the packages that a stage's result depends on.
+_FOREIGN = ("stages/compile", "kernels/nest")  # what the interpreter takes from TVM
 _SOURCES = {
     "ingest": ("stages/ingest", "function"),
     "quantize": ("stages/quantize",),
     "compile": ("stages/compile", "kernels"),
-    "golden": ("stages/check", "reference"),
+    "golden": ("stages/check", "reference", *_FOREIGN),
     "check": ("stages/check",),
-    "evaluate": ("stages/evaluate", "reference"),
+    "evaluate": ("stages/evaluate", "reference", *_FOREIGN),
 }
 _DATA_PACKAGES = ("numpy", "pillow", "scikit-learn")
 _PACKAGES = {
     "ingest": ("torch", "onnx", "onnx-ir", "onnxscript", "onnxruntime", "safetensors", *_DATA_PACKAGES),
     "quantize": ("onnx", "onnxruntime", *_DATA_PACKAGES),
     "compile": ("apache-tvm", "numpy", "onnx", "ziglang"),
-    "golden": ("onnx", *_DATA_PACKAGES),
+    "golden": ("apache-tvm", "onnx", "onnxruntime", "ziglang", *_DATA_PACKAGES),
     "check": (),
-    "evaluate": ("onnx", "onnxruntime", *_DATA_PACKAGES),
+    "evaluate": ("apache-tvm", "onnx", "onnxruntime", "ziglang", *_DATA_PACKAGES),
 }
 _EXTERNAL_DATA = re.compile(rb"\x0a\x08location\x12([\x01-\x7f])")
 
@@ -327,7 +330,7 @@ class _Build:
         def make() -> dict[str, bytes]:
             from edgebuild.reference import Interpreter  # noqa: PLC0415 - imports onnx
 
-            interpreter = Interpreter(_model(quantized))
+            interpreter = Interpreter(_model(quantized), _foreign())
             samples = self._calibration.samples(meta.inputs, check.GOLDEN_SAMPLES)
             pairs = [(sample, interpreter.run(sample)) for sample in samples]
             return check.golden_files([i.name for i in meta.inputs], [o.name for o in meta.outputs], pairs)
@@ -384,7 +387,7 @@ class _Build:
             else:
                 macs = read_plan(test.package.files["plan.bin"]).macs_total
                 limit = min(whole or sys.maxsize, evaluate.interpreter_limit(macs))
-                integer = evaluate.interpreter(_model(quantized))
+                integer = evaluate.interpreter(_model(quantized), _foreign())
             found = evaluate.evaluate(_model(ingested), integer, data.labelled(meta.inputs, limit)).to_json()
             found["data"] = "test" if held_out else "calibration"
             found["engine"] = "edgebuild-run" if test.native else "interpreter"
@@ -497,6 +500,21 @@ def _model(entry: _Entry) -> "onnx.ModelProto":
     import onnx  # noqa: PLC0415 - an unchanged build does without it
 
     return onnx.load_model_from_string(entry.read("model.onnx"))
+
+
+def _foreign() -> "Foreign":
+    """What runs the operators that TVM lowers; TVM is imported with the first of them."""
+
+    @functools.cache
+    def runner() -> "Foreign":
+        from edgebuild.stages.compile.foreign import Foreign  # noqa: PLC0415
+
+        return Foreign()
+
+    def run(node: "onnx.NodeProto", opset: int, inputs: list[Any], constant: list[bool]) -> list[Any]:
+        return runner()(node, opset, inputs, constant)
+
+    return run
 
 
 def _weight_bytes(model: "onnx.ModelProto") -> int:

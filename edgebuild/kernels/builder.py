@@ -29,7 +29,7 @@ class Kernel:
     """One entry of a program's kernel table.
 
     `args` are dtypes in calling order; the work range [0, work) is split in pieces of at least `grain`; `scratch`
-    bytes per thread.
+    bytes per thread; `functions`: it may call what functions.c holds.
     """
 
     func: Any
@@ -37,6 +37,7 @@ class Kernel:
     work: int
     grain: int = 1
     scratch: int = 0
+    functions: bool = False
 
 
 @dataclass(frozen=True)

@@ -1,5 +1,5 @@
 """The judge: SPEC sections 7 to 9 in NumPy. It shares no code with the quantizer or the lowering."""
 
-from edgebuild.reference.interpreter import Interpreter
+from edgebuild.reference.interpreter import Foreign, Interpreter
 
-__all__ = ["Interpreter"]
+__all__ = ["Foreign", "Interpreter"]

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from edgebuild.core.errors import ModelError
+from edgebuild.core.operators import THROUGH_TVM
 from edgebuild.reference import float32, integer
 from edgebuild.reference.geometry import window
 from edgebuild.reference.model import Model, Node, read
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 
 Inputs = list[Value | None]
 Fallback = Callable[[], Array]
+Foreign = Callable[["onnx.NodeProto", int, list[Array | None], list[bool]], list[Array]]
 _FLOAT_ONLY = (Dense, Weight)
 _LONGEST_NORM = 32768  # section 7: longer rows are normalized in float32
 
@@ -29,16 +31,19 @@ class Interpreter:
     """Runs one model on one set of inputs at a time.
 
     `run` takes one array per graph input (dtype and shape as declared) and returns one per graph output.
-    Raises ModelError for an operator that the SPEC does not define and for inputs that do not fit.
+    `foreign` runs the operators of THROUGH_TVM (SPEC section 8.5): it gets a node, the opset, the inputs (None where
+    one is absent), and whether each is a constant. Raises ModelError for an operator that the SPEC does not define and
+    for inputs that do not fit.
     """
 
-    def __init__(self, model: "onnx.ModelProto") -> None:
+    def __init__(self, model: "onnx.ModelProto", foreign: Foreign | None = None) -> None:
         self._model: Model = read(model)
+        self._foreign = foreign
         values: dict[str, Value] = {name: Dense(array, constant=True) for name, array in self._model.constants.items()}
         self._nodes = []
         for node in self._model.nodes:
             if node.inputs and all(not name or name in values for name in node.inputs):
-                values.update({name: _lasting(value) for name, value in _evaluate(node, values).items()})
+                values.update({name: _lasting(value) for name, value in self._evaluate(node, values).items()})
             elif node.op == "Constant":
                 values[node.outputs[0]] = Dense(_constant(node), constant=True)
             else:
@@ -53,12 +58,20 @@ class Interpreter:
         values.update(self._checked(inputs))
         left = Counter(self._readers)
         for node in self._nodes:
-            values.update({name: self._alone(name, value) for name, value in _evaluate(node, values).items()})
+            values.update({name: self._alone(name, value) for name, value in self._evaluate(node, values).items()})
             for name in node.inputs:
                 left[name] -= 1
                 if name in values and left[name] == 0 and name not in self._constants:
                     del values[name]
         return {name: values[name].array() for name in self._model.outputs}
+
+    def _evaluate(self, node: Node, values: Mapping[str, Value]) -> dict[str, Value]:
+        if self._foreign is None or node.proto is None or node.op not in THROUGH_TVM:
+            return _evaluate(node, values)
+        inputs = [values[name] if name else None for name in node.inputs]
+        arrays = [None if value is None else value.array() for value in inputs]
+        outputs = self._foreign(node.proto, self._model.opset, arrays, [_is_constant(value) for value in inputs])
+        return {name: Dense(array) for name, array in zip(filter(None, node.outputs), outputs, strict=True)}
 
     def _alone(self, name: str, value: Value) -> Value:
         """A bias belongs to the operator before it only where nothing else reads that one's result."""

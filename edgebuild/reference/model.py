@@ -19,6 +19,7 @@ class Node:
     inputs: tuple[str, ...]
     outputs: tuple[str, ...]
     attributes: dict[str, Any]
+    proto: "onnx.NodeProto | None" = None
 
 
 @dataclass(frozen=True)
@@ -29,6 +30,7 @@ class Model:
     constants: dict[str, Array]
     inputs: dict[str, tuple[Any, tuple[int, ...]]]
     outputs: tuple[str, ...]
+    opset: int
 
 
 def read(proto: "onnx.ModelProto") -> Model:
@@ -46,7 +48,8 @@ def read(proto: "onnx.ModelProto") -> Model:
         dtype = helper.tensor_dtype_to_np_dtype(tensor.elem_type)
         inputs[value.name] = (dtype, tuple(d.dim_value for d in tensor.shape.dim))
     nodes = tuple(_node(n) for n in proto.graph.node)
-    return Model(nodes, constants, inputs, tuple(o.name for o in proto.graph.output))
+    opset = max((i.version for i in proto.opset_import if i.domain in ("", "ai.onnx")), default=1)
+    return Model(nodes, constants, inputs, tuple(o.name for o in proto.graph.output), opset)
 
 
 def _node(proto: "onnx.NodeProto") -> Node:
@@ -57,4 +60,4 @@ def _node(proto: "onnx.NodeProto") -> Node:
         for a in proto.attribute
     }
     name = proto.name or (proto.output[0] if proto.output else "")
-    return Node(proto.op_type, name, tuple(proto.input), tuple(proto.output), attributes)
+    return Node(proto.op_type, name, tuple(proto.input), tuple(proto.output), attributes, proto)

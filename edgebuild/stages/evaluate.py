@@ -16,7 +16,7 @@ import onnxruntime
 
 from edgebuild.core.manifest import Tensor
 from edgebuild.core.runner import Trial
-from edgebuild.reference import Interpreter
+from edgebuild.reference import Foreign, Interpreter
 
 if TYPE_CHECKING:
     import onnx
@@ -102,9 +102,9 @@ def program(trial: Trial, outputs: tuple[Tensor, ...], folder: Path) -> Batch:
     return run
 
 
-def interpreter(model: "onnx.ModelProto") -> Batch:
+def interpreter(model: "onnx.ModelProto", foreign: Foreign) -> Batch:
     """The NumPy interpreter: the same bits, where nothing here can run the program."""
-    judge = Interpreter(model)
+    judge = Interpreter(model, foreign)
     return lambda samples: [judge.run(sample) for sample in samples]
 
 

@@ -23,11 +23,11 @@ def _of(name: str) -> onnx.ModelProto:
 
 
 def test_a_sum_overwrites_the_operand_that_nobody_reads_again() -> None:
-    first, second, product, last = _sums(_of("residual_chain"))
+    first, second, third, last = _sums(_of("residual_chain"))
     assert first.option("overwrites") == 0
     assert first.output == first.inputs[0]
-    assert second.option("overwrites") == 0, "the convolution's result; the other is read by the product"
-    assert product.option("overwrites") == 0, "y; z is read by the last sum"
+    assert second.option("overwrites") == 0, "the convolution's result; the other is read by the third"
+    assert third.option("overwrites") == 0, "y; z is read by the last sum"
     assert last.option("overwrites") in (0, 1)
 
 

@@ -247,8 +247,8 @@ def residual_chain(b: Builder) -> str:
     x = b.quantized(b.conv(b.activation(1, 8, 4, 8), 16, 8, 1, 1), 0.05)
     y = b.quantized(b.node("Add", x, b.quantized(b.conv(x, 16, 16, 3, 3, pads=[1, 1, 1, 1]), 0.04)), 0.06)
     z = b.quantized(b.node("Add", b.quantized(b.conv(y, 16, 16, 1, 1), 0.05, 99), y), 0.07)
-    product = b.quantized(b.node("Mul", y, z), 0.2)
-    return b.quantized(b.node("Add", product, z), 0.1)
+    both = b.quantized(b.node("Add", y, z), 0.12)
+    return b.quantized(b.node("Add", both, z), 0.6)
 
 
 @case

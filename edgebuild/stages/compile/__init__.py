@@ -58,7 +58,7 @@ def compile_model(model: "onnx.ModelProto", target: Target, locked: "Mapping[str
 def assemble(lowered: Lowered, kernels: "Sequence[Kernel]", of_step: "Sequence[int]") -> tuple[Plan, bytes]:
     """Place every tensor and write the weights in the order of the tensor table."""
     emitter = lowered.emitter
-    used = {s for step in emitter.steps for s in (*step.inputs, step.output)} | lowered.kept
+    used = {s for step in emitter.steps for s in (*step.inputs, *step.written)} | lowered.kept
     order = sorted(used)
     index = {storage: i for i, storage in enumerate(order)}
     offsets, arena_bytes = place(_lives(lowered))
@@ -84,7 +84,7 @@ def assemble(lowered: Lowered, kernels: "Sequence[Kernel]", of_step: "Sequence[i
             step.name,
             step.kind,
             kernel,
-            (*((index[s], False) for s in step.inputs), (index[step.output], True)),
+            (*((index[s], False) for s in step.inputs), *((index[s], True) for s in step.written)),
             kernels[kernel].work,
             min(kernels[kernel].grain, kernels[kernel].work),
             step.integer,
@@ -113,7 +113,7 @@ def _lives(lowered: Lowered) -> list[Life]:
     first: dict[int, int] = {}
     last: dict[int, int] = {}
     for i, step in enumerate(emitter.steps):
-        for storage in (*step.inputs, step.output):
+        for storage in (*step.inputs, *step.written):
             first.setdefault(storage, i)
             last[storage] = i
     for _, value in (*lowered.inputs, *lowered.outputs):

@@ -3,6 +3,7 @@
 import subprocess
 import tempfile
 from collections.abc import Sequence
+from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -150,6 +151,8 @@ def _lower(module: Any, tvm_target: Any) -> Any:
 def _table_source(kernels: Sequence[Kernel], target: Target) -> str:
     """C that adapts each kernel to the table's one signature and exports the table."""
     lines = [_LIBRARY]
+    if any(kernel.functions for kernel in kernels):
+        lines.append((resources.files(__package__) / "functions.c").read_text(encoding="utf-8"))
     for i, kernel in enumerate(kernels):
         pointers = ", ".join(["void *"] * (len(kernel.args) + 1))
         call = ", ".join(f"a[{j}]" for j in range(len(kernel.args)))

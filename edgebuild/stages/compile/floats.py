@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from edgebuild.core.operators import THROUGH_TVM
 from edgebuild.kernels.conv import Conv
 from edgebuild.kernels.depthwise import is_depthwise
 from edgebuild.kernels.float_conv import (
@@ -26,6 +27,7 @@ from edgebuild.kernels.floats import (
     reduce_kernel,
     resize_kernel,
 )
+from edgebuild.kernels.nest import nest_kernel, products
 from edgebuild.kernels.norm import Rows
 from edgebuild.kernels.pool import float_pool_kernel
 from edgebuild.kernels.rows import (
@@ -41,6 +43,8 @@ from edgebuild.stages.compile.clusters import reduce_axes
 from edgebuild.stages.compile.graph import Graph, Node
 from edgebuild.stages.compile.integer import channels_last, four_dims, pool_of, whole_pool
 from edgebuild.stages.compile.moves import Mover, expanded, is_move, resize_scales, source_coordinates
+from edgebuild.stages.compile.relax import Tensor as ImportedTensor
+from edgebuild.stages.compile.relax import imported
 from edgebuild.stages.compile.values import Emitter, Value, row_major
 from edgebuild.stages.compile.window import window_of
 
@@ -122,6 +126,8 @@ class FloatLowering:
             return self._top_k(node)
         if node.op in _HANDLERS:
             return {node.outputs[0]: _HANDLERS[node.op](self, node)}
+        if node.op in THROUGH_TVM:
+            return self._imported(node)
         raise node.unsupported("this operator is not supported")
 
     def waits(self, node: Node) -> bool:
@@ -146,7 +152,28 @@ class FloatLowering:
         return (-math.inf if low is None else low), (math.inf if high is None else high)
 
     def supports(self, node: Node) -> bool:
-        return node.op in ELEMENTWISE or is_move(node) or node.op in _HANDLERS or node.op == "TopK"
+        own = node.op in ELEMENTWISE or is_move(node) or node.op in _HANDLERS or node.op == "TopK"
+        return own or node.op in THROUGH_TVM
+
+    def _imported(self, node: Node) -> dict[str, Value]:
+        """An operator without a kernel of ours, as TVM's loops."""
+        made = imported(self.graph, node)
+        values = [self._operand(node, i, tensor) for i, tensor in enumerate(made.tensors)]
+        for nest, numbers in made.calls:
+            operands = [values[i] for i in numbers]
+            *also, output = operands[nest.read :]
+            macs = products(nest.loops)
+            self.emit.call("tvm", node.name, nest_kernel, nest, operands[: nest.read], output, macs=macs, also=also)
+        return dict(zip(filter(None, node.outputs), (values[i] for i in made.outputs), strict=True))
+
+    def _operand(self, node: Node, index: int, tensor: ImportedTensor) -> Value:
+        name = f"{node.outputs[0]}:{index}"
+        if tensor.data is not None:
+            return self.emit.constant(name, tensor.data)
+        if not tensor.source:
+            return self.emit.tensor(name, tensor.dtype, tensor.shape)
+        value = self.value(tensor.source)
+        return self.mover.ordered(value, row_major(len(value.shape)), node.name)
 
     # elementwise
 

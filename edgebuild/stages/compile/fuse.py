@@ -54,7 +54,8 @@ class _Steps:
         for i, step in enumerate(self.steps):
             if step is None:
                 continue
-            self.writers[step.output].append(i)
+            for storage in step.written:
+                self.writers[storage].append(i)
             for storage in step.inputs:
                 self.readers[storage].append(i)
 

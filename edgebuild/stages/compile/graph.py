@@ -32,6 +32,7 @@ class Node:
     """An ONNX node with its attributes as Python values."""
 
     def __init__(self, proto: onnx.NodeProto) -> None:
+        self.proto = proto
         self.op = proto.op_type
         self.name = proto.name or (proto.output[0] if proto.output else proto.op_type)
         self.inputs = list(proto.input)
@@ -64,6 +65,7 @@ class Graph:
                 f"the model's shapes do not fit together: {str(error).strip()}", "export it again"
             ) from error
         graph = inferred.graph
+        self.opset = max((i.version for i in inferred.opset_import if i.domain in ("", "ai.onnx")), default=1)
         self.nodes = [Node(n) for n in graph.node]
         self.constants = {t.name: numpy_helper.to_array(t) for t in graph.initializer}
         self.inputs = [v.name for v in graph.input if v.name not in self.constants]

@@ -63,7 +63,9 @@ class Storage:
 
 @dataclass(frozen=True)
 class Step:
-    """One call of the kernel `make(spec, isa, **options)`: it reads `inputs` and writes `output`, all storages."""
+    """One call of the kernel `make(spec, isa, **options)`: it reads `inputs` and writes `also` and `output`, in
+    the order of its arguments; all are storages.
+    """
 
     name: str
     kind: str
@@ -74,6 +76,11 @@ class Step:
     output: int
     integer: bool
     macs: int
+    also: tuple[int, ...] = ()
+
+    @property
+    def written(self) -> tuple[int, ...]:
+        return (*self.also, self.output)
 
     def option(self, name: str) -> Hashable:
         return dict(self.options).get(name)
@@ -126,9 +133,11 @@ class Emitter:
         *,
         integer: bool = False,
         macs: int = 0,
+        also: Sequence[Value] = (),
         **options: Hashable,
     ) -> None:
-        """Call the kernel `make(spec, isa, **options)` with `inputs` and then `output`."""
+        """Call the kernel `make(spec, isa, **options)` with `inputs`, then `also` and `output`, which it writes."""
         given = tuple(sorted(options.items()))
         sources = tuple(v.storage for v in inputs)
-        self.steps.append(Step(name, kind, make, spec, given, sources, output.storage, integer, macs))
+        more = tuple(v.storage for v in also)
+        self.steps.append(Step(name, kind, make, spec, given, sources, output.storage, integer, macs, more))

@@ -3,7 +3,7 @@
 from onnx import NodeProto
 
 from edgebuild.core.errors import ModelError
-from edgebuild.core.operators import OPERATORS
+from edgebuild.core.operators import OPERATORS, THROUGH_TVM
 from edgebuild.stages.quantize.graph import Graph
 
 _LISTED = 5
@@ -11,7 +11,7 @@ _LISTED = 5
 
 def check_operators(graph: Graph) -> None:
     """ModelError naming the operators that a program cannot hold; what no output needs does not count."""
-    unknown = [n for n in _needed(graph) if n.op_type not in OPERATORS or n.domain not in ("", "ai.onnx")]
+    unknown = [n for n in _needed(graph) if n.op_type not in OPERATORS | THROUGH_TVM or n.domain not in ("", "ai.onnx")]
     if not unknown:
         return
     kinds = list(dict.fromkeys(n.op_type for n in unknown))

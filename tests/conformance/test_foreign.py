@@ -1,0 +1,82 @@
+"""Operators that TVM lowers give the same bits on every CPU, alone and among quantized ones."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conformance.graphs import Builder, merged, samples
+from programs import differences, outputs_of, trial_of
+
+from edgebuild.core.target_file import load_target
+from edgebuild.reference import Interpreter
+from edgebuild.stages.compile.foreign import Foreign
+
+TARGETS = ("x86_64-generic", "x86_64-avx2", "x86_64-avx512vbmi", "aarch64-generic", "riscv64-generic")
+
+
+def waves(b: Builder) -> str:
+    x = b.input(1, 6, 50)
+    for operator in ("Sin", "Cosh", "Atan", "Tan", "Asinh", "Cos"):
+        x = b.node(operator, x)
+    return x
+
+
+def einsum(b: Builder) -> str:
+    return b.node("Einsum", b.input(2, 5, 12), b.input(2, 12, 7), equation="bij,bjk->bki")
+
+
+def upsampled(b: Builder) -> str:
+    """A transposed convolution between quantized ones."""
+    x = b.quantized(b.conv(b.activation(1, 4, 6, 6), 8, 4, 3, 3, pads=[1, 1, 1, 1]))
+    weights = b.constant(b.rng.normal(0, 0.2, (8, 3, 3, 3)))
+    x = b.quantized(b.node("ConvTranspose", x, weights, strides=[2, 2], output_padding=[1, 1], pads=[1, 1, 1, 1]), 0.05)
+    return b.quantized(b.conv(x, 5, 3, 1, 1), 0.03)
+
+
+def normalized(b: Builder) -> str:
+    scale, offset = b.constant(b.rng.uniform(0.5, 2, 8)), b.constant(b.rng.normal(0, 1, 8))
+    return b.node("LRN", b.node("InstanceNormalization", b.input(1, 8, 5, 5), scale, offset), size=3)
+
+
+def sampled(b: Builder) -> str:
+    return b.node("GridSample", b.input(1, 2, 9, 9), b.node("Tan", b.input(1, 5, 6, 2)), mode="linear")
+
+
+def scattered(b: Builder) -> str:
+    x = b.quantized(b.input(6, 4), 0.03)
+    places = b.constant([[0], [4]], np.int64)
+    return b.quantized(b.node("ScatterND", x, places, b.input(2, 4)), 0.03)
+
+
+def picked(b: Builder) -> str:
+    least = b.node("ArgMin", b.input(3, 8), axis=1)
+    return b.node("GatherElements", b.input(3, 8), least, axis=1)
+
+
+def norms(b: Builder) -> str:
+    x = b.input(3, 40, 8)
+    return b.node("Mean", *(b.node(op, x, keepdims=1) for op in ("ReduceL2", "ReduceLogSumExp", "ReduceSumSquare")))
+
+
+CASES = (waves, einsum, upsampled, normalized, sampled, scattered, picked, norms)
+
+
+@pytest.fixture(scope="module")
+def expected():
+    model = merged({case.__name__: case for case in CASES})
+    interpreter = Interpreter(model, Foreign())
+    return model, [(sample, interpreter.run(sample)) for sample in samples(model, 3)]
+
+
+@pytest.mark.parametrize("name", TARGETS)
+def test_the_same_bits(name: str, expected, tmp_path: Path) -> None:
+    model, pairs = expected
+    trial = trial_of(model, load_target(name), pairs, tmp_path)
+    got = outputs_of(trial, [given for given, _ in pairs], pairs[0][1], tmp_path)
+    assert not differences(got, [wanted for _, wanted in pairs])
+
+
+def test_results_vary(expected) -> None:
+    _, pairs = expected
+    for name in pairs[0][1]:
+        assert len(np.unique([made[name] for _, made in pairs])) > 1, name
