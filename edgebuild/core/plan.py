@@ -14,8 +14,8 @@ _HEADER = struct.Struct("<4s9I3Q")
 _TENSOR = struct.Struct("<I4B6I2Q")
 _OP = struct.Struct("<8IQ")
 _WRITTEN = 1 << 31
-_MAX_RANK = 6
-_MAX_ARGS = 16
+MAX_RANK = 6
+MAX_ARGS = 16
 
 
 @dataclass(frozen=True)
@@ -102,7 +102,7 @@ def write_plan(plan: Plan) -> bytes:
 
 
 def _tensor_bytes(tensor: PlanTensor, strings: _Strings) -> bytes:
-    dims = (*tensor.shape, *[0] * (_MAX_RANK - len(tensor.shape)))
+    dims = (*tensor.shape, *[0] * (MAX_RANK - len(tensor.shape)))
     codes = (DTYPES.index(tensor.dtype), len(tensor.shape), SPACES.index(tensor.space), 0)
     return _TENSOR.pack(strings.place(tensor.name), *codes, *dims, tensor.offset, tensor.nbytes)
 
@@ -154,7 +154,7 @@ def _text(names: bytes, place: int) -> str:
 
 def _read_tensor(fields: tuple[int, ...], names: bytes) -> PlanTensor:
     name, dtype, rank, space, _, *dims, offset, nbytes = fields
-    if rank > _MAX_RANK:
+    if rank > MAX_RANK:
         raise ValueError("a tensor has more than six dimensions")
     tensor = PlanTensor(_text(names, name), DTYPES[dtype], tuple(dims[:rank]), SPACES[space], offset)
     if tensor.nbytes != nbytes or offset % ALIGNMENT:
@@ -164,7 +164,7 @@ def _read_tensor(fields: tuple[int, ...], names: bytes) -> PlanTensor:
 
 def _read_op(fields: tuple[int, ...], numbers: Sequence[int], names: bytes) -> PlanOp:
     name, kind, kernel, first, count, work, grain, flags, macs = fields
-    if not 1 <= count <= _MAX_ARGS or first + count > len(numbers):
+    if not 1 <= count <= MAX_ARGS or first + count > len(numbers):
         raise ValueError("an operator has a wrong argument range")
     args = tuple((n & (_WRITTEN - 1), bool(n & _WRITTEN)) for n in numbers[first : first + count])
     return PlanOp(_text(names, name), _text(names, kind), kernel, args, work, grain, bool(flags & 1), macs)

@@ -1,8 +1,8 @@
 """Kernels from loop nests that TVM made, for operators that have no template here.
 
 A nest is built again, statement by statement, in the form of our kernels: raw pointers, the outermost loop split
-between threads. Two things change on the way, so that every CPU gives the same bits: a product that is added is fenced
-(LLVM would fuse them where the CPU can), and functions such as sin become calls of functions.c instead of libm's.
+between threads. Two things change on the way, so that every CPU gives the same bits: products are fenced (LLVM would
+fuse them with additions where the CPU can), and functions such as sin become calls of functions.c instead of libm's.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -30,6 +30,11 @@ _BINARY: dict[str, Callable[[Expr, Expr], Expr]] = {
     "BitwiseAnd": tirx.bitwise_and, "BitwiseOr": tirx.bitwise_or, "BitwiseXor": tirx.bitwise_xor,
     "LShift": lambda a, b: a << b, "RShift": lambda a, b: a >> b,
 }  # fmt: skip
+_REACH = {
+    "uint8": (0.0, 255.0), "int8": (-128.0, 127.0), "int32": (-(2.0**31), 2.0**31 - 128),
+    "int64": (-(2.0**63), 2.0**63 - 2.0**39),
+}  # fmt: skip
+"""The float32 numbers that a cast to integers keeps; beyond them, and for NaN, CPUs differ."""
 _DIVISIONS = frozenset({"Div", "Mod", "FloorDiv", "FloorMod"})
 
 
@@ -136,12 +141,7 @@ class _Writer:
 
     def _for(self, s: Any) -> None:
         if not all(isinstance(bound, tirx.IntImm) for bound in (s.min, s.extent)):
-            begin, count = (cast("int32", self.expression(bound)) for bound in (s.min, s.extent))
-            self.computed.add(s.loop_var)
-            with loop(0, T.bind(count)) as i:
-                self.scalars[s.loop_var] = cast(str(s.loop_var.ty.dtype), begin + i)
-                self.statement(s.body)
-            return
+            raise UnsupportedNestError("a loop whose length depends on data")
         if int(s.extent) >= _LARGEST:
             raise UnsupportedNestError("a loop of more than 2^31 turns")
         with loop(0, int(s.extent)) as i:
@@ -166,6 +166,10 @@ class _Writer:
     def _bind(self, s: Any) -> None:
         self.scalars[s.var] = T.bind(self.expression(s.value))
         self.computed.add(s.var)
+
+    def _evaluate(self, s: Any) -> None:
+        if not isinstance(s.value, tirx.IntImm):
+            raise UnsupportedNestError("a call for its effect")
 
     def _declare(self, s: Any) -> None:
         """Another name for the same memory."""
@@ -208,17 +212,22 @@ class _Writer:
     def _binary(self, kind: str, e: Any) -> Expr:
         parts = [self.expression(side) for side in (e.a, e.b)]
         if kind in _DIVISIONS and not isinstance(e.b, tirx.IntImm):
-            return _divided(kind, _dtype(e), *parts)
-        if kind in ("Add", "Sub"):
-            products = [type(side).__name__ == "Mul" and _dtype(side) == "float32" for side in (e.a, e.b)]
-            parts = [fence(part) if product else part for part, product in zip(parts, products, strict=True)]
-        return _BINARY[kind](*parts)
+            found = _divided(kind, _dtype(e), *parts)
+        else:
+            found = _BINARY[kind](*parts)
+        # A quotient by a constant may become a product, and any product part of a fused addition
+        return fence(found) if kind in ("Mul", "Div") and _dtype(e) == "float32" else found
 
     def _load(self, e: Any) -> Expr:
         return self._buffer(e.source).load(self._index(e.source, e.indices))
 
     def _cast(self, e: Any) -> Expr:
-        return tirx.Cast(_dtype(e), self.expression(e.value))
+        value, dtype = self.expression(e.value), _dtype(e)
+        if _dtype(e.value) == "float32" and dtype in _REACH:
+            low, high = _REACH[dtype]
+            inside = tirx.Max(tirx.Min(value, T.float32(high)), T.float32(low))
+            value = tirx.Select(tirx.EQ(value, value), inside, T.float32(0))
+        return tirx.Cast(dtype, value)
 
     def _not(self, e: Any) -> Expr:
         return tirx.Not(self.expression(e.a))
@@ -252,7 +261,7 @@ _KEPT: Mapping[str, Callable[..., Expr]] = {
 _STATEMENTS: Mapping[str, Callable[[_Writer, Any], None]] = {
     "For": _Writer._for, "SeqStmt": _Writer._sequence, "BufferStore": _Writer._store, "IfThenElse": _Writer._if,
     "Bind": _Writer._bind, "DeclBuffer": _Writer._declare,
-    "AttrStmt": lambda w, s: w.statement(s.body), "Evaluate": lambda _, __: None,
+    "AttrStmt": lambda w, s: w.statement(s.body), "Evaluate": _Writer._evaluate,
 }  # fmt: skip
 _EXPRESSIONS: Mapping[str, Callable[[_Writer, Any], Expr]] = {
     "TensorLoad": _Writer._load, "Cast": _Writer._cast, "Not": _Writer._not, "Select": _Writer._select,

@@ -7,12 +7,14 @@ from functools import cache
 import numpy as np
 import onnx
 import pytest
+from conformance.graphs import Builder
 from onnx import helper
 from onnx.backend.test.case.node import collect_testcases
 
 from edgebuild.core.errors import ModelError
 from edgebuild.core.operators import OPERATORS, THROUGH_TVM
-from edgebuild.stages.compile import foreign
+from edgebuild.core.target_file import load_target
+from edgebuild.stages.compile import compile_model, foreign
 from edgebuild.stages.compile.foreign import Foreign
 
 TYPES = {"uint8", "int8", "int32", "int64", "float32", "bool"}
@@ -89,6 +91,38 @@ def test_what_tvm_cannot_lower_is_refused() -> None:
     node = helper.make_node("CumSum", ["x", "axis"], ["y"], "n")
     with pytest.raises(ModelError, match="n: CumSum: TVM makes of it what no kernel can hold"):
         run(node, 14, [np.ones(3, np.float32), np.array(0, np.int32)])
+
+
+def test_loops_that_data_could_make_endless_are_refused() -> None:
+    node = helper.make_node("RoiAlign", ["x", "rois", "batch"], ["y"], "n", output_height=5, output_width=5)
+    rois = np.float32([[0, 0, 4, 4]])
+    with pytest.raises(ModelError, match="a loop whose length depends on data"):
+        run(node, 16, [np.ones((1, 1, 8, 8), np.float32), rois, np.zeros(1, np.int64)])
+
+
+def test_more_tensors_than_a_call_takes() -> None:
+    names = [f"x{i}" for i in range(17)]
+    with pytest.raises(ModelError, match=r"n: Mean: .*: loops over more than 16 tensors"):
+        run(helper.make_node("Mean", names, ["y"], "n"), 13, [np.ones(3, np.float32) for _ in names])
+
+
+def test_what_fails_on_the_samples_is_an_error_of_the_model() -> None:
+    node = helper.make_node("GatherElements", ["x", "i"], ["y"], "n")
+    with pytest.raises(ModelError, match="n: GatherElements: it does not run on the calibration samples"):
+        run(node, 13, [np.ones((2, 2), np.float32), np.full((2, 2), 9, np.int64)])
+
+
+def test_more_axes_than_a_plan_holds() -> None:
+    node = helper.make_node("Einsum", ["x", "y"], ["z"], equation="abcd,efgh->abcdefgh")
+    given = [np.ones((1, 2, 1, 2), np.float32), np.ones((2, 1, 2, 1), np.float32)]
+    assert run(node, 13, given)[0].shape == (1, 2, 1, 2, 2, 1, 2, 1)
+    b = Builder("b", np.random.default_rng(0))
+    wide = b.node("Einsum", b.input(1, 2, 1, 2), b.input(2, 1, 2, 1), equation="abcd,efgh->abcdefgh")
+    output = helper.make_tensor_value_info(wide, onnx.TensorProto.FLOAT, [1, 2, 1, 2, 2, 1, 2, 1])
+    graph = helper.make_graph(b.nodes, "wide", b.inputs, [output])
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)])
+    with pytest.raises(ModelError, match="has 8 axes; inputs and outputs have at most 6"):
+        compile_model(model, load_target("x86_64-avx2"))
 
 
 @pytest.mark.parametrize("index", [-(2**62), -4, 3, 2**40, 2**62])

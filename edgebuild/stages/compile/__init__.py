@@ -1,5 +1,6 @@
 """Stage compile: a QDQ ONNX model for a target → `program.so`, `plan.bin`, `weights.bin` (SPEC sections 5 and 6)."""
 
+import math
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import TYPE_CHECKING
@@ -7,12 +8,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from edgebuild.core.errors import CompileError, ModelError
-from edgebuild.core.plan import DTYPES, ITEM_SIZES, Plan, PlanOp, PlanTensor, write_plan
+from edgebuild.core.plan import DTYPES, ITEM_SIZES, MAX_RANK, Plan, PlanOp, PlanTensor, write_plan
 from edgebuild.core.target import Target
 from edgebuild.stages.compile.codegen import build_program
 from edgebuild.stages.compile.fuse import fuse
 from edgebuild.stages.compile.lower import Lowered, lower
 from edgebuild.stages.compile.memory import Life, aligned, place
+from edgebuild.stages.compile.values import Storage
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -73,10 +75,11 @@ def assemble(lowered: Lowered, kernels: "Sequence[Kernel]", of_step: "Sequence[i
     tensors = []
     for number in order:
         storage = emitter.storages[number]
+        shape = _shape(storage, kept=number in lowered.kept)
         if storage.data is None:
-            tensors.append(PlanTensor(storage.name, storage.dtype, storage.shape, "arena", offsets[number]))
+            tensors.append(PlanTensor(storage.name, storage.dtype, shape, "arena", offsets[number]))
             continue
-        tensors.append(PlanTensor(storage.name, storage.dtype, storage.shape, "weights", len(weights)))
+        tensors.append(PlanTensor(storage.name, storage.dtype, shape, "weights", len(weights)))
         weights += storage.data.tobytes()
         weights += bytes(aligned(len(weights)) - len(weights))
     ops = tuple(
@@ -105,6 +108,17 @@ def assemble(lowered: Lowered, kernels: "Sequence[Kernel]", of_step: "Sequence[i
         tuple(index[v.storage] for _, v in lowered.outputs),
     )
     return plan, bytes(weights)
+
+
+def _shape(storage: Storage, *, kept: bool) -> tuple[int, ...]:
+    """The shape as plan.bin holds it: outer axes beyond its limit become one, except of inputs and outputs."""
+    more = len(storage.shape) - MAX_RANK
+    if more > 0 and kept:
+        raise ModelError(
+            f"tensor {storage.name} has {len(storage.shape)} axes; inputs and outputs have at most {MAX_RANK}",
+            "reshape it in the handler",
+        )
+    return (math.prod(storage.shape[: more + 1]), *storage.shape[more + 1 :]) if more > 0 else storage.shape
 
 
 def _lives(lowered: Lowered) -> list[Life]:

@@ -158,7 +158,7 @@ class FloatLowering:
     def _imported(self, node: Node) -> dict[str, Value]:
         """An operator without a kernel of ours, as TVM's loops."""
         made = imported(self.graph, node)
-        values = [self._operand(node, i, tensor) for i, tensor in enumerate(made.tensors)]
+        values = [self._operand(node, i, tensor, i in made.outputs) for i, tensor in enumerate(made.tensors)]
         for nest, numbers in made.calls:
             operands = [values[i] for i in numbers]
             *also, output = operands[nest.read :]
@@ -166,12 +166,13 @@ class FloatLowering:
             self.emit.call("tvm", node.name, nest_kernel, nest, operands[: nest.read], output, macs=macs, also=also)
         return dict(zip(filter(None, node.outputs), (values[i] for i in made.outputs), strict=True))
 
-    def _operand(self, node: Node, index: int, tensor: ImportedTensor) -> Value:
+    def _operand(self, node: Node, index: int, tensor: ImportedTensor, is_output: bool) -> Value:
         name = f"{node.outputs[0]}:{index}"
         if tensor.data is not None:
             return self.emit.constant(name, tensor.data)
         if not tensor.source:
-            return self.emit.tensor(name, tensor.dtype, tensor.shape)
+            shape = tensor.shape if is_output else (math.prod(tensor.shape),)
+            return self.emit.tensor(name, tensor.dtype, shape)
         value = self.value(tensor.source)
         return self.mover.ordered(value, row_major(len(value.shape)), node.name)
 

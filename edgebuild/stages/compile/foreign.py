@@ -21,8 +21,8 @@ from edgebuild.core.target_file import host_features, load_target
 from edgebuild.kernels.isa import ISAS
 from edgebuild.kernels.nest import nest_kernel
 from edgebuild.stages.compile.codegen import build_program
-from edgebuild.stages.compile.graph import Graph
-from edgebuild.stages.compile.relax import imported
+from edgebuild.stages.compile.graph import Graph, Node
+from edgebuild.stages.compile.relax import Tensor, imported
 
 Array = np.ndarray[Any, Any]
 
@@ -62,7 +62,10 @@ def _model(
     outputs = [onnx.ValueInfoProto(name=name) for name in node.output if name]
     graph = helper.make_graph([node], "node", values, outputs, fixed)
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=10)
-    return onnx.shape_inference.infer_shapes(model, strict_mode=True, data_prop=True)
+    try:
+        return onnx.shape_inference.infer_shapes(model, strict_mode=True, data_prop=True)
+    except onnx.shape_inference.InferenceError as error:
+        raise _failed(node, error) from error
 
 
 class _Operator:
@@ -88,13 +91,16 @@ class _Operator:
         buffers = []
         for tensor in self._made.tensors:
             given = tensor.data if tensor.data is not None else inputs.get(tensor.source)
-            buffers.append(_aligned(np.zeros(tensor.shape, tensor.dtype) if given is None else given))
+            buffers.append(_aligned(_unwritten(tensor) if given is None else given))
         scratch = _aligned(np.zeros(ALIGNMENT, np.uint8))
         for entry, kernel, (_, order) in zip(self._entries, self._kernels, self._made.calls, strict=True):
             pointers = (ctypes.c_void_p * len(order))(*[buffers[i].ctypes.data for i in order])
             entry(ctypes.addressof(pointers), scratch.ctypes.data, 0, kernel.work)
         outputs = [buffers[i].reshape(self._made.tensors[i].shape) for i in self._made.outputs]
-        wanted = self._reference(inputs)
+        try:
+            wanted = self._reference(inputs)
+        except Exception as error:
+            raise _failed(self._node, error) from error
         for name, got, right in zip(self._names, outputs, wanted, strict=True):
             self._compare(name, got, right)
         return outputs
@@ -108,6 +114,17 @@ class _Operator:
             f"{self._node.name}: {self._node.op}: TVM's and ONNX Runtime's results for {name} {differ}",
             "TVM ignores an attribute of this operator; replace the layer by supported operators",
         )
+
+
+def _failed(node: onnx.NodeProto | Node, error: Exception) -> ModelError:
+    op = node.op_type if isinstance(node, onnx.NodeProto) else node.op
+    said = (str(error).strip().splitlines() or [type(error).__name__])[-1]
+    return ModelError(f"{node.name}: {op}: it does not run on the calibration samples: {said}", "check its inputs")
+
+
+def _unwritten(tensor: Tensor) -> Array:
+    """Bytes that show in the result where no loop writes."""
+    return np.full(tensor.shape, 1 if tensor.dtype == "bool" else 0x5A, tensor.dtype)
 
 
 def _wrong(got: Array, right: Array) -> float:

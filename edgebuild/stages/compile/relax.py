@@ -9,8 +9,9 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from edgebuild.core.plan import DTYPES
-from edgebuild.kernels.nest import Nest, UnsupportedNestError, touched
+from edgebuild.core.plan import DTYPES, MAX_ARGS
+from edgebuild.kernels.isa import ISAS
+from edgebuild.kernels.nest import Nest, UnsupportedNestError, nest_kernel, touched
 from edgebuild.stages.compile.graph import Graph, Node
 
 _VECTOR = 64  # elements of the innermost loop where one loop is cut in two
@@ -44,14 +45,18 @@ class Imported:
 def imported(graph: Graph, node: Node) -> Imported:
     """Raises ModelError for an operator that TVM does not import, or whose loops no kernel can hold."""
     try:
-        return _Importer(graph, node).run()
-    except UnsupportedNestError as error:
-        raise node.unsupported(f"TVM makes of it what no kernel can hold: {error}") from error
+        try:
+            return _Importer(graph, node).run()
+        except UnsupportedNestError:  # one function for each operator of Relax has fewer tensors
+            return _Importer(graph, node, fused=False).run()
+    except (UnsupportedNestError, RuntimeError) as error:  # TVM's own errors are RuntimeErrors
+        said = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise node.unsupported(f"TVM makes of it what no kernel can hold: {said}") from error
 
 
 class _Importer:
-    def __init__(self, graph: Graph, node: Node) -> None:
-        self.graph, self.node = graph, node
+    def __init__(self, graph: Graph, node: Node, *, fused: bool = True) -> None:
+        self.graph, self.node, self.fused = graph, node, fused
         self.tensors: list[Tensor] = []
         self.calls: list[tuple[Nest, tuple[int, ...]]] = []
         self.numbers: dict[Any, Any] = {}
@@ -83,8 +88,8 @@ class _Importer:
         alone = onnx.NodeProto()
         alone.CopyFrom(node.proto)
         alone.name = node.op
-        for theirs in (alone.input, alone.output):
-            theirs[:] = [names.get(name, "") for name in theirs]
+        alone.input[:] = [names[name] if name else "" for name in node.inputs]
+        alone.output[:] = [names[name] if name else "" for name in node.outputs]
         inputs, outputs = (
             [helper.make_tensor_value_info(names[n], _ONNX[graph.dtype(n)], graph.shape(n)) for n in part]
             for part in (self._varying(), filter(None, node.outputs))
@@ -103,14 +108,10 @@ class _Importer:
         from tvm import relax  # noqa: PLC0415
         from tvm.relax.frontend.onnx import from_onnx  # noqa: PLC0415
 
-        passes = [
-            relax.transform.DecomposeOpsForInference(),
-            relax.transform.LegalizeOps(),
-            relax.transform.AnnotateTIROpPattern(),
-            relax.transform.FuseOps(),
-            relax.transform.FuseTIR(),
-            relax.transform.DeadCodeElimination(),
-        ]
+        passes = [relax.transform.DecomposeOpsForInference(), relax.transform.LegalizeOps()]
+        if self.fused:
+            passes += [relax.transform.AnnotateTIROpPattern(), relax.transform.FuseOps(), relax.transform.FuseTIR()]
+        passes.append(relax.transform.DeadCodeElimination())
         try:
             module = from_onnx(self._model(), opset=self.graph.opset, keep_params_in_input=True)
             with tvm.target.Target("llvm"):
@@ -181,9 +182,14 @@ class _Importer:
         results = sorted({known[name] for name in written})
         sources = sorted({known[name] for name in read}.difference(results))
         order = (*sources, *results)
+        if len(order) > MAX_ARGS:
+            raise UnsupportedNestError(f"loops over more than {MAX_ARGS} tensors")
         buffers = tuple((self.tensors[n].dtype, max(1, int(np.prod(self.tensors[n].shape)))) for n in order)
         places = {name: order.index(number) for name, number in known.items() if number in order}
-        self.calls.append((Nest(key, buffers, len(sources), loops, places, zeros), order))
+        which = [places.get(name) for name in known]
+        nest = Nest(f"{which}, {key}", buffers, len(sources), loops, places, zeros)
+        nest_kernel(nest, ISAS["plain"])  # what it refuses is refused here
+        self.calls.append((nest, order))
 
 
 _ONNX = {"float32": TensorProto.FLOAT, "uint8": TensorProto.UINT8, "int8": TensorProto.INT8,
