@@ -81,6 +81,10 @@ class Case:
     def folder(self) -> Path:
         return self.samples.parent
 
+    @property
+    def quantized(self) -> bool:
+        return self.plan.macs_integer > 0
+
     def digest(self) -> str:
         """Of all that a peer's conversion depends on."""
         assert self.float_model is not None

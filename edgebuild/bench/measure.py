@@ -141,6 +141,8 @@ def _prepared(case: Case, settings: Settings, listener: Listener) -> tuple[list[
             unavailable.append({"engine": peer.name, "variant": None, "reason": reason})
             continue
         for variant in peer.variants:
+            if variant == QDQ and not case.quantized:
+                continue  # it would be the float32 model once more
             listener.says(f"{case.name}: prepares {peer.name} {variant}")
             folder = _converted(case, peer, variant)
             if (folder / _REFUSED).exists():
@@ -246,7 +248,7 @@ def _row(
         peer = candidate.peer
         return document.row(peer.name, candidate.variant, peer.version, threads, timing, start, whole)
     version = digest.package_version("edgebuild")
-    made = document.row(OURS, "qdq", version, threads, timing, start, share)
+    made = document.row(OURS, QDQ if case.quantized else FLOAT32, version, threads, timing, start, share)
     held = case.plan.weights_bytes + case.plan.arena_bytes
     return made | {"over_rss_mb": round(start.peak_kb / document.MIB_KB - held / (1 << 20), 2)}
 

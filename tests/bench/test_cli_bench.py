@@ -1,5 +1,6 @@
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -100,3 +101,17 @@ def test_profile_prints_json_tables_and_a_picture(case: Case, tmp_path: Path) ->
 def test_a_picture_that_cannot_be_written(case: Case, tmp_path: Path) -> None:
     where = tmp_path / "no" / "p.svg"
     assert str(where) in spawn("profile", case.bundle, "--trust", case.trust, "-o", where, code=9).stderr
+
+
+def test_a_recipe_in_float32(recipe: Path, tmp_path: Path) -> None:
+    """Its rows are not called quantized, and peers do not run the same model twice."""
+    copy = shutil.copytree(recipe, tmp_path / "tiny")
+    text = (copy / "recipe.toml").read_text()
+    (copy / "recipe.toml").write_text(text.replace("[model]", '[model]\nprecision = "float32"'))
+    options = ("--untrained", "--against", "onnxruntime", "--threads", "1", "--runs", "10", "--json")
+    found = json.loads(spawn("bench", copy, *options).stdout)
+    assert {(row["engine"], row["variant"]) for row in found["rows"]} == {
+        ("edgebuild", "float32"),
+        ("onnxruntime", "own"),
+        ("onnxruntime", "float32"),
+    }
