@@ -330,7 +330,7 @@ class _Build:
         def make() -> dict[str, bytes]:
             from edgebuild.reference import Interpreter  # noqa: PLC0415 - imports onnx
 
-            interpreter = Interpreter(_model(quantized), _foreign())
+            interpreter = Interpreter(_model(quantized), _foreign)
             samples = self._calibration.samples(meta.inputs, check.GOLDEN_SAMPLES)
             pairs = [(sample, interpreter.run(sample)) for sample in samples]
             return check.golden_files([i.name for i in meta.inputs], [o.name for o in meta.outputs], pairs)
@@ -387,7 +387,7 @@ class _Build:
             else:
                 macs = read_plan(test.package.files["plan.bin"]).macs_total
                 limit = min(whole or sys.maxsize, evaluate.interpreter_limit(macs))
-                integer = evaluate.interpreter(_model(quantized), _foreign())
+                integer = evaluate.interpreter(_model(quantized), _foreign)
             found = evaluate.evaluate(_model(ingested), integer, data.labelled(meta.inputs, limit)).to_json()
             found["data"] = "test" if held_out else "calibration"
             found["engine"] = "edgebuild-run" if test.native else "interpreter"
@@ -502,19 +502,16 @@ def _model(entry: _Entry) -> "onnx.ModelProto":
     return onnx.load_model_from_string(entry.read("model.onnx"))
 
 
-def _foreign() -> "Foreign":
-    """What runs the operators that TVM lowers; TVM is imported with the first of them."""
+@functools.cache
+def _runner() -> "Foreign":
+    from edgebuild.stages.compile.foreign import Foreign  # noqa: PLC0415 - imports TVM
 
-    @functools.cache
-    def runner() -> "Foreign":
-        from edgebuild.stages.compile.foreign import Foreign  # noqa: PLC0415
+    return Foreign()
 
-        return Foreign()
 
-    def run(node: "onnx.NodeProto", opset: int, inputs: list[Any], constant: list[bool]) -> list[Any]:
-        return runner()(node, opset, inputs, constant)
-
-    return run
+def _foreign(node: "onnx.NodeProto", opset: int, inputs: list[Any], constant: list[bool]) -> list[Any]:
+    """Runs an operator that TVM lowers; TVM is imported with the first of them."""
+    return _runner()(node, opset, inputs, constant)
 
 
 def _weight_bytes(model: "onnx.ModelProto") -> int:

@@ -70,3 +70,9 @@ def differences(got: Sequence[Arrays], wanted: Sequence[Arrays]) -> list[str]:
         for name in b
         if a[name].tobytes() != b[name].tobytes()
     ]
+
+
+def misses(trial: Trial, pairs: Sequence[tuple[Arrays, Arrays]], folder: Path) -> list[str]:
+    """`differences` of what edgebuild-run gives from `pairs` of (inputs, outputs)."""
+    got = outputs_of(trial, [given for given, _ in pairs], pairs[0][1], folder)
+    return differences(got, [wanted for _, wanted in pairs])

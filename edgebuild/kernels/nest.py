@@ -11,14 +11,13 @@ from typing import Any
 
 from tvm import ir, tirx
 
-from edgebuild.kernels.builder import Body, Expr, Flat, Kernel, T, cast, either, fence, kernel, loop, when
+from edgebuild.kernels.builder import Body, Expr, Flat, Kernel, T, cast, either, fence, intrinsic, kernel, loop, when
 from edgebuild.kernels.isa import Isa
 
 _LARGEST = 1 << 31
 _GRAIN = 16384  # stores or products that are worth handing to another thread
 _MATH = frozenset({
-    "acos", "acosh", "asin", "asinh", "atan", "atan2", "atanh", "cos", "cosh", "erf", "exp", "exp2", "exp10", "log",
-    "log10", "log1p", "log2", "pow", "sin", "sinh", "tan", "tanh", "fmod",
+    "acos", "acosh", "asin", "asinh", "atan", "atanh", "cos", "cosh", "exp", "fmod", "log", "pow", "sin", "sinh", "tan",
 })  # fmt: skip
 """What functions.c holds."""
 _EXACT = {"sqrt": "llvm.sqrt", "floor": "llvm.floor", "ceil": "llvm.ceil", "trunc": "llvm.trunc", "fabs": "llvm.fabs",
@@ -28,7 +27,6 @@ _BINARY: dict[str, Callable[[Expr, Expr], Expr]] = {
     "FloorDiv": tirx.FloorDiv, "FloorMod": tirx.FloorMod, "Min": tirx.Min, "Max": tirx.Max, "EQ": tirx.EQ,
     "NE": tirx.NE, "LT": tirx.LT, "LE": tirx.LE, "GT": tirx.GT, "GE": tirx.GE, "And": tirx.And, "Or": tirx.Or,
     "BitwiseAnd": tirx.bitwise_and, "BitwiseOr": tirx.bitwise_or, "BitwiseXor": tirx.bitwise_xor,
-    "LShift": lambda a, b: a << b, "RShift": lambda a, b: a >> b,
 }  # fmt: skip
 _REACH = {
     "uint8": (0.0, 255.0), "int8": (-128.0, 127.0), "int32": (-(2.0**31), 2.0**31 - 128),
@@ -242,22 +240,16 @@ class _Writer:
         if name == "if_then_else":
             return tirx.if_then_else(*args)
         if name in _EXACT and dtype == "float32":
-            return T.call_llvm_pure_intrin(T.llvm_lookup_intrinsic_id(_EXACT[name]), *args, dtype=dtype)
+            return intrinsic(_EXACT[name], dtype, *args)
         if name in _MATH and dtype == "float32":
             return T.call_pure_extern(dtype, f"eb_{name}", *args)
         if name == "rsqrt" and dtype == "float32":
-            root = T.call_llvm_pure_intrin(T.llvm_lookup_intrinsic_id("llvm.sqrt"), *args, dtype=dtype)
-            return tirx.Div(T.float32(1), root)
-        if name == "sigmoid" and dtype == "float32":
-            return tirx.Div(T.float32(1), T.float32(1) + T.call_pure_extern(dtype, "eb_exp", T.float32(0) - args[0]))
-        if name in _KEPT:
-            return _KEPT[name](*args)
+            return tirx.Div(T.float32(1), intrinsic("llvm.sqrt", dtype, *args))
+        if name == "isnan":
+            return tirx.isnan(*args)
         raise UnsupportedNestError(f"the function {name} of {dtype}")
 
 
-_KEPT: Mapping[str, Callable[..., Expr]] = {
-    "isnan": tirx.isnan, "likely": lambda a: a, "popcount": tirx.popcount, "abs": tirx.abs,
-}  # fmt: skip
 _STATEMENTS: Mapping[str, Callable[[_Writer, Any], None]] = {
     "For": _Writer._for, "SeqStmt": _Writer._sequence, "BufferStore": _Writer._store, "IfThenElse": _Writer._if,
     "Bind": _Writer._bind, "DeclBuffer": _Writer._declare,

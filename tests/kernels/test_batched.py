@@ -1,7 +1,5 @@
 """Products of two activations against int64 NumPy, over random shapes, strides and zero points at the extremes."""
 
-from pathlib import Path
-
 import numpy as np
 import pytest
 from kernels.native import Native, runnable
@@ -13,12 +11,12 @@ SHAPES = 30
 
 
 @pytest.fixture(scope="module", params=["x86_64-generic", "x86_64-avx2", "x86_64-avx512vnni"])
-def native(request, tmp_path_factory):
+def native(request):
     target = runnable(request.param)
     rng = np.random.default_rng(6)
     specs = [_random_product(rng) for _ in range(SHAPES)]
     kernels = [batched_kernel(s, ISAS[target.isa]) for s in specs]
-    return specs, Native(kernels, target, Path(tmp_path_factory.mktemp("kernels")))
+    return specs, Native(kernels, target)
 
 
 def _random_product(rng: np.random.Generator) -> Batched:

@@ -1,7 +1,5 @@
 """Kernels on bytes against NumPy, over random shapes: tables, add and mul, pooling, gathers, and where results go."""
 
-from pathlib import Path
-
 import numpy as np
 import pytest
 from kernels.native import Native, runnable
@@ -29,7 +27,7 @@ GATHERS = [Gather("uint8", 3, 4, 7, 24), Gather("uint8", 1, 9, 5, 100)]
 
 
 @pytest.fixture(scope="module", params=TARGETS)
-def isa_and_run(request, tmp_path_factory):
+def isa_and_run(request):
     """The instruction set, and `run(name, args, output)` for the kernels by name."""
     target = runnable(request.param)
     isa = ISAS[target.isa]
@@ -41,7 +39,7 @@ def isa_and_run(request, tmp_path_factory):
     made |= {("max", spec): max_pool_kernel(spec, isa) for spec in POOLS}
     made |= {("average", spec): average_pool_kernel(spec, isa) for spec in POOLS}
     made |= {("gather", spec): gather_kernel(spec, isa, into=_gather_place(spec)) for spec in GATHERS}
-    native = Native(list(made.values()), target, Path(tmp_path_factory.mktemp("bytes")))
+    native = Native(list(made.values()), target)
     places = {key: index for index, key in enumerate(made)}
     return isa, lambda kind, spec, args, output: native(places[(kind, spec)], args, output)
 

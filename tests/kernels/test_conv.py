@@ -1,7 +1,5 @@
 """Convolution kernels against a plain NumPy one, over random shapes, paddings, strides, groups and zero points."""
 
-from pathlib import Path
-
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -17,13 +15,13 @@ SHAPES = 40
 
 
 @pytest.fixture(scope="module", params=["x86_64-generic", "x86_64-avx2", "x86_64-avx512vnni", "x86_64-avx512vbmi"])
-def native(request, tmp_path_factory):
+def native(request):
     target = runnable(request.param)
     rng = np.random.default_rng(5)
     convs = [_random_conv(rng) for _ in range(SHAPES)]
     isa = ISAS[target.isa]
     kernels = [(depthwise_kernel if is_depthwise(c) else conv_kernel)(c, isa) for c in convs]
-    return isa, convs, Native(kernels, target, Path(tmp_path_factory.mktemp("kernels")))
+    return isa, convs, Native(kernels, target)
 
 
 @pytest.mark.parametrize("index", range(SHAPES))
@@ -60,11 +58,11 @@ def drawn_convs(draw: st.DrawFn) -> Conv:
     bounds=st.builds(Bounds, st.booleans(), st.booleans(), st.booleans()),
     seed=st.integers(0, 2**32 - 1),
 )
-def test_drawn_shape(name: str, conv: Conv, bounds: Bounds, seed: int, tmp_path_factory) -> None:
+def test_drawn_shape(name: str, conv: Conv, bounds: Bounds, seed: int) -> None:
     target = runnable(name)
     isa = ISAS[target.isa]
     kernel = (depthwise_kernel if is_depthwise(conv) else conv_kernel)(conv, isa, bounds=bounds)
-    run = Native([kernel], target, Path(tmp_path_factory.mktemp("drawn")))
+    run = Native([kernel], target)
     _check(run, 0, conv, isa, np.random.default_rng(seed), bounds)
 
 

@@ -2,7 +2,6 @@
 
 import math
 from fractions import Fraction
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -19,13 +18,13 @@ SHAPES = 30
 
 
 @pytest.fixture(scope="module", params=["x86_64-generic", "x86_64-avx2", "x86_64-avx512vnni"])
-def native(request, tmp_path_factory):
+def native(request):
     target = runnable(request.param)
     rng = np.random.default_rng(8)
     specs = [FloatConv(_random_conv(rng), clip=bool(i % 2)) for i in range(SHAPES)]
     isa = ISAS[target.isa]
     kernels = [(float_depthwise_kernel if is_depthwise(s.conv) else float_conv_kernel)(s, isa) for s in specs]
-    return isa, specs, Native(kernels, target, Path(tmp_path_factory.mktemp("kernels")))
+    return isa, specs, Native(kernels, target)
 
 
 @pytest.mark.parametrize("index", range(SHAPES))

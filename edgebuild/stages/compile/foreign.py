@@ -4,10 +4,7 @@ The interpreter knows no formula for them, so each result is held against ONNX R
 attributes without a word.
 """
 
-import ctypes
-import tempfile
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,20 +13,17 @@ from onnx import helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
 
 from edgebuild.core.errors import ModelError
-from edgebuild.core.plan import ALIGNMENT
 from edgebuild.core.target_file import host_features, load_target
 from edgebuild.kernels.isa import ISAS
 from edgebuild.kernels.nest import nest_kernel
-from edgebuild.stages.compile.codegen import build_program
-from edgebuild.stages.compile.graph import Graph, Node
+from edgebuild.stages.compile.graph import Graph
+from edgebuild.stages.compile.native import Program, aligned
 from edgebuild.stages.compile.relax import Tensor, imported
 
 Array = np.ndarray[Any, Any]
 
 _RELATIVE, _ABSOLUTE = 1e-3, 1e-5  # of an element, and of the largest
 _MOST_WRONG = 0.01  # of the elements: where a function jumps, a rounding error decides
-_TABLE_OFFSET = 24
-_ENTRY = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int32, ctypes.c_int32)
 
 
 class Foreign:
@@ -77,30 +71,21 @@ class _Operator:
         self._made = imported(graph, self._node)
         self._names = [name for name in self._node.outputs if name]
         target = load_target(f"{host_features()[0]}-generic")
-        self._kernels = [nest_kernel(nest, ISAS[target.isa]) for nest, _ in self._made.calls]
-        with tempfile.TemporaryDirectory(prefix="edgebuild-") as folder:
-            path = Path(folder) / "program.so"
-            path.write_bytes(build_program(self._kernels, target))
-            self._library = ctypes.CDLL(str(path))
-        table = ctypes.addressof(ctypes.c_char.in_dll(self._library, "eb_program")) + _TABLE_OFFSET
-        pointers = (ctypes.c_void_p * len(self._kernels)).from_address(table)
-        self._entries = [_ENTRY(pointer or 0) for pointer in pointers]
+        kernels = [nest_kernel(nest, ISAS[target.isa]) for nest, _ in self._made.calls]
+        self._program = Program(kernels, target)
         self._reference = _reference(model)
 
     def __call__(self, inputs: dict[str, Array | None]) -> list[Array]:
-        buffers = []
-        for tensor in self._made.tensors:
-            given = tensor.data if tensor.data is not None else inputs.get(tensor.source)
-            buffers.append(_aligned(_unwritten(tensor) if given is None else given))
-        scratch = _aligned(np.zeros(ALIGNMENT, np.uint8))
-        for entry, kernel, (_, order) in zip(self._entries, self._kernels, self._made.calls, strict=True):
-            pointers = (ctypes.c_void_p * len(order))(*[buffers[i].ctypes.data for i in order])
-            entry(ctypes.addressof(pointers), scratch.ctypes.data, 0, kernel.work)
+        given = [tensor.data if tensor.data is not None else inputs.get(tensor.source) for tensor in self._made.tensors]
+        buffers = [aligned(_unwritten(tensor) if array is None else array)
+                   for tensor, array in zip(self._made.tensors, given, strict=True)]  # fmt: skip
+        for i, (_, order) in enumerate(self._made.calls):
+            self._program.run(i, [buffers[number] for number in order], [(0, self._program.kernels[i].work)])
         outputs = [buffers[i].reshape(self._made.tensors[i].shape) for i in self._made.outputs]
         try:
             wanted = self._reference(inputs)
         except Exception as error:
-            raise _failed(self._node, error) from error
+            raise _failed(self._node.proto, error) from error
         for name, got, right in zip(self._names, outputs, wanted, strict=True):
             self._compare(name, got, right)
         return outputs
@@ -116,10 +101,11 @@ class _Operator:
         )
 
 
-def _failed(node: onnx.NodeProto | Node, error: Exception) -> ModelError:
-    op = node.op_type if isinstance(node, onnx.NodeProto) else node.op
+def _failed(node: onnx.NodeProto, error: Exception) -> ModelError:
     said = (str(error).strip().splitlines() or [type(error).__name__])[-1]
-    return ModelError(f"{node.name}: {op}: it does not run on the calibration samples: {said}", "check its inputs")
+    return ModelError(
+        f"{node.name}: {node.op_type}: it does not run on the calibration samples: {said}", "check its inputs"
+    )
 
 
 def _unwritten(tensor: Tensor) -> Array:
@@ -146,12 +132,3 @@ def _reference(model: onnx.ModelProto) -> Any:
     except Exception:
         session = ReferenceEvaluator(model)
     return lambda inputs: session.run(None, {name: inputs[name] for name in names})
-
-
-def _aligned(array: Array) -> Array:
-    """A flat copy on a 64-byte boundary, of one element at least."""
-    raw = np.zeros(max(array.nbytes, 1) + 2 * ALIGNMENT, np.uint8)
-    start = -raw.ctypes.data % ALIGNMENT
-    copy = raw[start : start + array.nbytes].view(array.dtype)
-    copy[...] = array.reshape(-1)
-    return copy

@@ -126,16 +126,7 @@ float eb_tan(float x) {
 }
 
 float eb_exp(float x) { return (float)exponential(x); }
-float eb_exp2(float x) { return (float)exponential(x * kLn2); }
-float eb_exp10(float x) { return (float)exponential(x * 2.30258509299404568402); }
 float eb_log(float x) { return (float)logarithm(x); }
-float eb_log2(float x) { return (float)(logarithm(x) / kLn2); }
-float eb_log10(float x) { return (float)(logarithm(x) / 2.30258509299404568402); }
-float eb_log1p(float value) {
-  double x = value;
-  if (absolute(x) < 1e-3) return (float)(x * (1 - x * (1.0 / 2 - x * (1.0 / 3 - x * (1.0 / 4 - x / 5)))));
-  return (float)logarithm(1 + x);
-}
 
 static double hyperbolic_sine(double x) {
   if (absolute(x) < 0.1) return x * (1 + x * x * (1.0 / 6 + x * x * (1.0 / 120 + x * x / 5040)));
@@ -144,10 +135,6 @@ static double hyperbolic_sine(double x) {
 
 float eb_sinh(float x) { return (float)hyperbolic_sine(x); }
 float eb_cosh(float x) { return (float)((exponential(x) + exponential(-(double)x)) / 2); }
-float eb_tanh(float x) {
-  if (absolute(x) > 20) return __builtin_copysignf(1, x);
-  return (float)(hyperbolic_sine(x) / ((exponential(x) + exponential(-(double)x)) / 2));
-}
 float eb_asinh(float value) {
   double x = value, a = absolute(x);
   if (a < 1e-2) return (float)(x * (1 - x * x * (1.0 / 6 - x * x * 3.0 / 40)));
@@ -161,20 +148,8 @@ float eb_atanh(float value) {
   return (float)(logarithm((1 + x) / (1 - x)) / 2);
 }
 float eb_atan(float x) { return (float)arc_tangent(x); }
-float eb_atan2(float y, float x) { return (float)arc_tangent2(y, x); }
 float eb_asin(float x) { return (float)(absolute(x) > 1 ? NOT_A_NUMBER : arc_tangent2(x, root((1.0 - x) * (1.0 + x)))); }
 float eb_acos(float x) { return (float)(absolute(x) > 1 ? NOT_A_NUMBER : arc_tangent2(root((1.0 - x) * (1.0 + x)), x)); }
-
-float eb_erf(float value) {
-  double x = value, term = x, sum = x;
-  if (x != x) return value;
-  if (absolute(x) > 4) return __builtin_copysignf(1, value);
-  for (int n = 1; n < 80; n++) {
-    term *= -x * x / n;
-    sum += term / (2 * n + 1);
-  }
-  return (float)(sum * 1.12837916709551257390);
-}
 
 float eb_fmod(float value, float divisor) {
   double r = absolute(value), d = absolute(divisor);

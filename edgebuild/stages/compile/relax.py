@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import onnx
-from onnx import TensorProto, helper, numpy_helper
+from onnx import helper, numpy_helper
 
 from edgebuild.core.plan import DTYPES, MAX_ARGS
 from edgebuild.kernels.isa import ISAS
@@ -91,7 +91,12 @@ class _Importer:
         alone.input[:] = [names[name] if name else "" for name in node.inputs]
         alone.output[:] = [names[name] if name else "" for name in node.outputs]
         inputs, outputs = (
-            [helper.make_tensor_value_info(names[n], _ONNX[graph.dtype(n)], graph.shape(n)) for n in part]
+            [
+                helper.make_tensor_value_info(
+                    names[n], helper.np_dtype_to_tensor_dtype(np.dtype(graph.dtype(n))), graph.shape(n)
+                )
+                for n in part
+            ]
             for part in (self._varying(), filter(None, node.outputs))
         )
         fixed = {name: value for name in node.inputs if name and (value := graph.constant(name)) is not None}
@@ -190,10 +195,6 @@ class _Importer:
         nest = Nest(f"{which}, {key}", buffers, len(sources), loops, places, zeros)
         nest_kernel(nest, ISAS["plain"])  # what it refuses is refused here
         self.calls.append((nest, order))
-
-
-_ONNX = {"float32": TensorProto.FLOAT, "uint8": TensorProto.UINT8, "int8": TensorProto.INT8,
-         "int32": TensorProto.INT32, "int64": TensorProto.INT64, "bool": TensorProto.BOOL}  # fmt: skip
 
 
 def _lowered(function: Any) -> Any:

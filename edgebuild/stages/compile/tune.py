@@ -27,6 +27,7 @@ from edgebuild.kernels.isa import ISAS, Isa
 from edgebuild.stages.compile.codegen import build_program
 from edgebuild.stages.compile.fuse import fuse
 from edgebuild.stages.compile.lower import lower
+from edgebuild.stages.compile.native import TABLE_OFFSET
 from edgebuild.stages.compile.schedule import SCHEDULED
 from edgebuild.stages.compile.values import Emitter, Step
 
@@ -36,7 +37,6 @@ if TYPE_CHECKING:
 CANDIDATES = 6
 BATCH = 6  # layers of one program.so: linking and starting a process take as long as measuring two layers
 LEAST_GAIN = 0.02  # of the cost model's choice, in both halves of the rounds; anything less is noise
-_TABLE_OFFSET = 24  # bytes in front of the first entry of a kernel table, SPEC section 6
 _UNITS = 8  # of work, which a candidate must have where the cost model's choice has them
 _PATIENCE = 120.0  # seconds for one batch
 _SCRIPT = Path(__file__).with_name("stopwatch.py")
@@ -174,7 +174,7 @@ def timed(layers: Sequence[Layer], target: Target) -> list[Times]:
         library.write_bytes(build_program([kernel for group in made for kernel in group], target))
         request = {
             "library": str(library),
-            "offset": _TABLE_OFFSET,
+            "offset": TABLE_OFFSET,
             "core": max(os.sched_getaffinity(0)),
             "layers": list(_requests(layers, made)),
         }
