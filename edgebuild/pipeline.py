@@ -287,6 +287,7 @@ class _Build:
                 )
             return {
                 "model.onnx": quantized.model.SerializeToString(deterministic=True),
+                "float.onnx": quantized.floating.SerializeToString(deterministic=True),
                 "report.json": _json(quantized.report),
             }
 

@@ -223,3 +223,14 @@ def test_a_quantized_model_gets_one_name_for_equal_parameters() -> None:
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
     found = quantize(model, list).model
     assert {tuple(n.input[1:]) for n in found.graph.node} == {("s0", "z0")}
+
+
+def test_the_float_network_behind_a_quantized_one_differs_only_by_the_rounding_of_weights() -> None:
+    quantized = quantize(cnn(0), stream)
+    recovered = quantize(quantized.model, without_samples).floating
+    operators = {node.op_type for node in recovered.graph.node}
+    assert not operators & {"QuantizeLinear", "DequantizeLinear"}
+    for sample in stream(4):
+        exact = run(quantized.floating, sample)["p"]
+        np.testing.assert_allclose(exact, run(cnn(0), sample)["p"], atol=1e-5)
+        np.testing.assert_allclose(run(recovered, sample)["p"], exact, atol=0.02)

@@ -16,6 +16,7 @@ from edgebuild.stages.quantize.graph import Graph, Types, key
 from edgebuild.stages.quantize.insert import Parameters, insert
 from edgebuild.stages.quantize.observers import Range, Watcher
 from edgebuild.stages.quantize.select import Selection, select
+from edgebuild.stages.quantize.strip import without_rounding
 from edgebuild.stages.quantize.support import check_operators
 from edgebuild.stages.quantize.verify import activation_tensors, is_quantized, share_parameters, verify
 
@@ -30,11 +31,13 @@ class Quantized:
     """A QDQ model and what was decided.
 
     `report`: `passed_through`, `samples` (their number), `observer`; `tensors`: {name, scale, zero_point, min, max} of
-    each Q/DQ pair; `quantized`: {operator, name} and `float`: {operator, name, reason} of each operator.
+    each Q/DQ pair; `quantized`: {operator, name} and `float`: {operator, name, reason} of each operator. `floating`: the
+    float32 network that was rounded; its tensors have the names and values that they have before Q in `model`.
     """
 
     model: onnx.ModelProto
     report: dict[str, Any]
+    floating: onnx.ModelProto
 
 
 def quantize(
@@ -55,7 +58,7 @@ def quantize(
         verify(model)
         check_operators(Graph(model))
         report = _report(observer="", tensors=activation_tensors(model)) | {"passed_through": True}
-        return Quantized(share_parameters(model), report)
+        return Quantized(share_parameters(model), report, without_rounding(model))
     _check_opset(model)
     graph = Graph(fold(model))
     check_operators(graph)
@@ -69,15 +72,16 @@ def quantize(
     _check_overrides(ranges or {}, boundaries)
     specs = input_specs(model)
     watchers = _watchers(watched, means)
-    floating = graph.to_model(t for t in watchers if t not in specs)
-    count = calibrate.observe(floating, specs, samples(), watchers, progress)
+    floating = graph.to_model()
+    watching = graph.to_model(t for t in watchers if t not in specs)
+    count = calibrate.observe(watching, specs, samples(), watchers, progress)
     found = _ranges(boundaries, {t: o.range() for t, o in watched.items()}) | dict(ranges or {})
     chosen = {name: parameters.activation(*r) for name, r in found.items()}
     report = _report(count, observer, _tensors(boundaries, found, chosen), *_operators(graph, selection))
     insert(graph, selection.quantized, boundaries, chosen, means)
     result = graph.to_model()
     onnx.checker.check_model(result, full_check=True)
-    return Quantized(result, report)
+    return Quantized(result, report, floating)
 
 
 def keep_float(model: onnx.ModelProto) -> Quantized:
@@ -90,7 +94,7 @@ def keep_float(model: onnx.ModelProto) -> Quantized:
     result = graph.to_model()
     onnx.checker.check_model(result, full_check=True)
     floating = [{"operator": n.op_type, "name": n.name, "reason": "compiled in float32"} for n in graph.nodes]
-    return Quantized(result, _report(observer="", floating=floating))
+    return Quantized(result, _report(observer="", floating=floating), result)
 
 
 def _watchers(*kinds: Mapping[str, Watcher]) -> dict[str, list[Watcher]]:
