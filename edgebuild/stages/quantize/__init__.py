@@ -31,8 +31,8 @@ class Quantized:
     """A QDQ model and what was decided.
 
     `report`: `passed_through`, `samples` (their number), `observer`; `tensors`: {name, scale, zero_point, min, max} of
-    each Q/DQ pair; `quantized`: {operator, name} and `float`: {operator, name, reason} of each operator. `floating`: the
-    float32 network that was rounded; its tensors have the names and values that they have before Q in `model`.
+    each Q/DQ pair; `quantized`: {operator, name} and `float`: {operator, name, reason} of each operator. `floating`:
+    the float32 network that was rounded; its tensors have the names and values that they have before Q in `model`.
     """
 
     model: onnx.ModelProto

@@ -8,7 +8,7 @@ from edgebuild.stages.quantize.graph import Array, Graph, attributes, optional_i
 
 
 def without_rounding(model: onnx.ModelProto) -> onnx.ModelProto:
-    """A checked QDQ model without Q/DQ of activations, its weights and biases dequantized; all tensors keep their names.
+    """A checked QDQ model without Q/DQ of activations, weights and biases dequantized; all tensors keep their names.
 
     The result of a Q/DQ pair is its input, under both names.
     """
