@@ -19,6 +19,7 @@ from edgebuild.kernels.builder import (
     Kernel,
     T,
     bits,
+    cast,
     cells,
     either,
     kernel,
@@ -28,8 +29,10 @@ from edgebuild.kernels.builder import (
     splat,
 )
 from edgebuild.kernels.copy import Into, copy_run
-from edgebuild.kernels.epilogue import ANY, QUANT_PARAMS, Bounds, Epilogue, Piece
+from edgebuild.kernels.epilogue import ANY, BYTES, QUANT_PARAMS, Bounds, Epilogue, Piece, Types
 from edgebuild.kernels.isa import Isa, converted, group_scalar, spread
+
+_PRODUCTS = 511  # of a 16-bit activation and a weight, whose sum 32 bits hold
 
 
 @dataclass(frozen=True)
@@ -173,10 +176,11 @@ class ConvPlan:
         return np.asarray(np.append(values, values.dtype.type(0))[self.channel_index()])
 
 
-def fold_bias(isa: Isa, bias: np.ndarray, weights: np.ndarray, zero_point: int) -> np.ndarray:
-    """Bias − (z_x − isa.bias)·Σw, int32 [O]: what is left when a kernel sums (x − isa.bias)·w."""
+def fold_bias(isa: Isa, bias: np.ndarray, weights: np.ndarray, zero_point: int, types: Types = BYTES) -> np.ndarray:
+    """Bias − (z_x − isa.bias)·Σw, [O] in `types.sums`: what is left when a kernel sums (x − isa.bias)·w."""
     sums = weights.reshape(weights.shape[0], -1).astype(np.int64).sum(axis=1)
-    return np.asarray((bias.astype(np.int64) - (zero_point - isa.bias) * sums).astype(np.int32))
+    folded = bias.astype(np.int64) - (zero_point - isa.bias) * sums
+    return np.asarray(folded.astype(np.float64).view(np.int64) if types.wide else folded.astype(np.int32))
 
 
 def conv_kernel(
@@ -187,23 +191,24 @@ def conv_kernel(
     into: Into | None = None,
     schedule: Blocking | None = None,
     bounds: Bounds = ANY,
+    types: Types = BYTES,
 ) -> Kernel:
     """Arguments: input, weights, bias, multipliers, quant, [table uint8 [256]], output, which `into` places."""
-    isa = isa.gemm
+    isa = types.gemm(isa)
     plan = ConvPlan(conv, isa, schedule)
     block = plan.blocking
     count = conv.groups * plan.vectors * isa.lanes
     args = [
-        ("x", "uint8", conv.batch * conv.height * conv.width * conv.channels),
+        ("x", types.source, conv.batch * conv.height * conv.width * conv.channels),
         ("w", "int8", count * plan.steps * isa.group),
-        ("bias", "int32", count),
+        ("bias", types.sums, count),
         ("scale", "float32", count),
         ("quant", "int32", QUANT_PARAMS),
         *([("table", "uint8", 256)] if table else []),
-        ("y", "uint8", into.size if into else conv.pixels * conv.out_channels),
+        ("y", types.result, into.size if into else conv.pixels * conv.out_channels),
     ]
     packed = 0 if plan.direct else block.rows * plan.steps * isa.group
-    func = kernel(args, _ConvBody(plan, into, bounds).emit, scratch=(isa.packed, packed))
+    func = kernel(args, _ConvBody(plan, into, bounds, types).emit, scratch=(isa.packed, packed))
     units = -(-conv.pixels // block.rows) * max(block.splits, conv.groups)
     scratch = packed * np.dtype(isa.packed).itemsize
     return Kernel(func, tuple(a[1] for a in args), units, _grain(conv.macs, units), scratch)
@@ -217,15 +222,15 @@ def _grain(macs: int, units: int) -> int:
 class _ConvBody:
     """Emits the loops of one convolution."""
 
-    def __init__(self, plan: ConvPlan, into: Into | None, bounds: Bounds) -> None:
-        channels, self.bounds = plan.conv.out_channels, bounds
+    def __init__(self, plan: ConvPlan, into: Into | None, bounds: Bounds, types: Types) -> None:
+        channels, self.bounds, self.types = plan.conv.out_channels, bounds, types
         self.stride, self.offset = (into.stride_of(channels), into.offset) if into else (channels, 0)
         self.plan, self.conv, self.isa, self.block = plan, plan.conv, plan.isa, plan.blocking
 
     def emit(self, body: Body) -> None:
         self.x, self.w, self.bias, self.scale, quant, *table, self.y = body.buffers
         self.packed, self.rolled = body.scratch, body.rolled
-        self.epilogue = Epilogue(self.isa, quant, self.bounds, *table)
+        self.epilogue = Epilogue(self.isa, quant, self.bounds, table[0] if table else None, self.types)
         splits = max(self.block.splits, self.conv.groups)
         with loop(body.begin, body.end) as unit:
             first = T.bind(T.min(unit // splits * self.block.rows, self.conv.pixels - self.block.rows))
@@ -318,28 +323,67 @@ class _ConvBody:
                 copy()
 
     def _convert(self, value: Expr, lanes: int) -> Expr:
-        return converted(self.isa, value, lanes)
+        return value if self.types.source == "int16" else converted(self.isa, value, lanes)
 
     def _tile(self, first: Expr, group: Expr, vector: Expr, vectors: int) -> None:
-        """Indices are sums with the constant part last: then an address of a step is one register plus a constant."""
-        isa, steps, rows = self.isa, self.plan.steps, self.block.rows
+        isa, rows = self.isa, self.block.rows
         base = T.bind((group * self.plan.vectors + vector) * isa.lanes)
         acc = [cells(vectors, "int32", isa.lanes) for _ in range(rows + rows % isa.pixels)]
+        if self.types.wide:
+            self._store(self._wide_sums(acc, first, base), first, group, vector, base)
+            return
         for j in range(vectors):
             bias = T.bind(self.bias.load(base + j * isa.lanes, isa.lanes))
             for i, row in enumerate(acc):
                 row[j].set(bias if isa.pixels == 1 else shuffle([bias], _pair(i % 2)))
-        size, width = steps * isa.group, isa.lanes * isa.group
+        self._steps(acc, first, base, 0, self.plan.steps)
+        self._store(self._by_row(acc)[:rows], first, group, vector, base)
+
+    def _wide_sums(self, acc: list[list[Cell]], first: Expr, base: Expr) -> list[list[Expr]]:
+        """Sums of products of 16-bit activations, rounded once, to float32: 32 bits hold a part of K, and float64 adds
+        the parts up exactly.
+        """
+        lanes, steps = self.isa.lanes, self.plan.steps
+        parts = -(-steps // (_PRODUCTS // self.isa.group))
+        part = -(-steps // parts)
+        totals = [cells(len(row), "float64", lanes) for row in acc]
+        for j in range(len(acc[0])):
+            bias = T.bind(bits("float64", self.bias.load(base + j * lanes, lanes), lanes))
+            for row in totals:
+                row[j].set(bias)
+
+        def add(begin: Expr, end: Expr) -> None:
+            for row in acc:
+                for cell in row:
+                    cell.set(splat(T.int32(0), lanes))
+            self._steps(acc, first, base, begin, end)
+            for row, total in zip(acc, totals, strict=True):
+                for cell, sum_ in zip(row, total, strict=True):
+                    sum_.set(sum_.get() + cast("float64", cell.get(), lanes))
+
+        if parts == 1:
+            add(0, steps)
+        else:
+            with loop(0, parts) as i:
+                add(T.bind(i * part), T.bind(T.min(i * part + part, steps)))
+        return [[T.bind(cast("float32", cell.get(), lanes)) for cell in row] for row in totals]
+
+    def _steps(self, acc: list[list[Cell]], first: Expr, base: Expr, begin: Expr, end: Expr) -> None:
+        """Steps [begin, end) of K.
+
+        Indices are sums with the constant part last: then an address of a step is one register plus a constant.
+        """
+        isa = self.isa
+        size, width = self.plan.steps * isa.group, isa.lanes * isa.group
         weights_base = T.bind(base * size)
         source, start = (self.x, T.bind(first * size)) if self.plan.direct else (self.packed, 0)
-        with loop(0, steps) as k:
+        with loop(begin, end) as k:
             tap = T.bind(weights_base + k * width)
             column = T.bind(start + k * isa.group)
             if isa.pixels == 1:
                 self._dots(acc, source, column, tap)
             else:
                 self._products(acc, source, column, tap)
-        self._store(self._by_row(acc)[:rows], first, group, vector, base)
 
     def _dots(self, acc: list[list[Cell]], source: Flat, column: Expr, tap: Expr) -> None:
         """One group of K for all accumulators; each pixel's activations go to every lane."""

@@ -10,10 +10,10 @@ from functools import cached_property
 
 import numpy as np
 
-from edgebuild.kernels.builder import Body, Cell, Expr, Kernel, T, cells, either, kernel, loop, splat
+from edgebuild.kernels.builder import Body, Cell, Expr, Kernel, T, cells, either, kernel, loop, shuffle, splat
 from edgebuild.kernels.conv import Conv
 from edgebuild.kernels.copy import Into, copy_run
-from edgebuild.kernels.epilogue import ANY, QUANT_PARAMS, Bounds, Epilogue, store_part
+from edgebuild.kernels.epilogue import ANY, BYTES, QUANT_PARAMS, Bounds, Epilogue, Types, store_lanes, store_part
 from edgebuild.kernels.isa import PACK, Isa, converted, interleave, interleave_order, parts
 
 _LEAST_LANES = 4
@@ -162,32 +162,34 @@ def depthwise_kernel(
     into: Into | None = None,
     schedule: int | None = None,
     bounds: Bounds = ANY,
+    types: Types = BYTES,
 ) -> Kernel:
     """Arguments: input, weights, bias, multipliers, quant, [table uint8 [256]], output, which `into` places. A unit is
     a chunk of lines of one block.
     """
+    isa = types.depthwise(isa)
     plan = DepthwisePlan(conv, isa, schedule)
     lanes = sum(s.blocks * s.isa.block for s in plan.sections)
     weights = "int16" if isa.packed == "int16" else "int8"
     args = [
-        ("x", "uint8", conv.batch * conv.height * conv.width * conv.channels),
+        ("x", types.source, conv.batch * conv.height * conv.width * conv.channels),
         ("w", weights, plan.taps * isa.group * lanes),
         ("bias", "int32", lanes),
         ("scale", "float32", lanes),
         ("quant", "int32", QUANT_PARAMS),
         *([("table", "uint8", 256)] if table else []),
-        ("y", "uint8", into.size if into else conv.pixels * conv.channels),
+        ("y", types.result, into.size if into else conv.pixels * conv.channels),
     ]
     units = conv.batch * plan.chunks * sum(s.blocks for s in plan.sections)
     grain = max(1, min(units, int(200_000 * units / max(conv.macs, 1))))
-    func = kernel(args, _DepthwiseBody(plan, into, bounds).emit, scratch=(isa.packed, plan.scratch))
+    func = kernel(args, _DepthwiseBody(plan, into, bounds, types).emit, scratch=(isa.packed, plan.scratch))
     scratch = plan.scratch * np.dtype(isa.packed).itemsize
     return Kernel(func, tuple(a[1] for a in args), units, grain, scratch)
 
 
 class _DepthwiseBody:
-    def __init__(self, plan: DepthwisePlan, into: Into | None, bounds: Bounds) -> None:
-        self.plan, self.conv, self.bounds = plan, plan.conv, bounds
+    def __init__(self, plan: DepthwisePlan, into: Into | None, bounds: Bounds, types: Types) -> None:
+        self.plan, self.conv, self.bounds, self.types = plan, plan.conv, bounds, types
         channels = plan.conv.channels
         self.stride, self.offset = (into.stride_of(channels), into.offset) if into else (channels, 0)
 
@@ -204,7 +206,7 @@ class _DepthwiseBody:
     def _unit(self, section: Section, unit: Expr) -> None:
         plan, conv = self.plan, self.conv
         isa = section.isa
-        self.epilogue = Epilogue(isa, self.quant, self.bounds, *self.table)
+        self.epilogue = Epilogue(isa, self.quant, self.bounds, self.table[0] if self.table else None, self.types)
         block = T.bind(unit // (conv.batch * plan.chunks)) if section.blocks > 1 else 0
         image = T.bind(unit // plan.chunks % conv.batch) if conv.batch > 1 else 0
         channel = T.bind(block * isa.block + section.start)
@@ -238,7 +240,7 @@ class _DepthwiseBody:
                     self._zeros(isa, T.bind(slot * (plan.width * isa.block) + begin * isa.block), count)
 
     def _zeros(self, isa: Isa, place: Expr, columns: int) -> None:
-        value = converted(isa, splat(self.epilogue.padding, isa.block), isa.block)
+        value = self._convert(isa, splat(self.epilogue.padding, isa.block), isa.block)
         with loop(0, self.rolled(columns)) as column:
             self.ring.store(place + column * isa.block, value, isa.block)
 
@@ -251,9 +253,12 @@ class _DepthwiseBody:
         def copy() -> None:
             with loop(0, columns) as column:
                 place, to = source + column * conv.channels, slot + column * isa.block
-                copy_run(self.x, place, self.ring, to, section.count, lambda v, n: converted(isa, v, n), isa.block)
+                copy_run(self.x, place, self.ring, to, section.count, lambda v, n: self._convert(isa, v, n), isa.block)
 
         either(T.And(y >= 0, y < conv.height), copy, lambda: self._zeros(isa, slot, columns))
+
+    def _convert(self, isa: Isa, value: Expr, lanes: int) -> Expr:
+        return value if self.types.source == "int16" else converted(isa, value, lanes)
 
     def _line(self, section: Section, lanes: Expr, base: Expr, place: tuple[Expr, Expr]) -> None:
         plan, conv, isa = self.plan, self.conv, section.isa
@@ -267,10 +272,25 @@ class _DepthwiseBody:
                 acc = self._accumulators(isa, lanes, vectors)
                 self._dots(acc, isa, rows, first, weights, vectors)
                 self._requantize(acc, halves, isa, lanes, vectors)
-            order = interleave_order(isa)
-            for column, pair in enumerate(halves):
-                packed = self.epilogue.block(pair[0], pair[1], order)
-                store_part(self.y, at + column * self.stride, packed, isa.block, 0, section.count)
+            for column, found in enumerate(halves):
+                self._store(section, at + column * self.stride, found)
+
+    def _store(self, section: Section, place: Expr, found: list[Expr]) -> None:
+        """Stores a block; `found` are halves of it, or in float32 its vectors."""
+        isa, order = section.isa, interleave_order(section.isa)
+        if self.types.result == "uint8":
+            store_part(self.y, place, self.epilogue.block(found[0], found[1], order), isa.block, 0, section.count)
+            return
+        if self.types.result == "int16":
+            order = isa.pack16_order(order)
+        size = isa.block // len(found)
+        if np.array_equal(order.reshape(-1), np.arange(isa.block)):
+            for i, part in enumerate(found):
+                if section.count > i * size:
+                    store_lanes(self.y, place + i * size, part, size, 0, min(size, section.count - i * size))
+            return
+        whole = T.bind(shuffle(found, np.argsort(order.reshape(-1)).tolist()))
+        store_lanes(self.y, place, whole, isa.block, 0, section.count)
 
     def _accumulators(self, isa: Isa, lanes: Expr, vectors: range) -> list[list[Cell]]:
         """[columns][vectors], starting from the bias."""
@@ -321,5 +341,14 @@ class _DepthwiseBody:
     ) -> None:
         scales = [T.bind(self.scale.load(lanes + k * isa.lanes, isa.lanes)) for k in vectors]
         for column, found in zip(acc, halves, strict=True):
-            levels = [self.epilogue.level(cell.get(), scale) for cell, scale in zip(column, scales, strict=True)]
+            sums = [(cell.get(), scale) for cell, scale in zip(column, scales, strict=True)]
+            if self.types.result == "float32":
+                found += [self.epilogue.vector(*pair) for pair in sums]
+                continue
+            if self.types.result == "int16":
+                words = [self.epilogue.word(*pair) for pair in sums]
+                pairs = zip(words[::2], words[1::2], strict=True)
+                found += [T.bind(isa.pack16(first, second, isa.lanes)) for first, second in pairs]
+                continue
+            levels = [self.epilogue.level(*pair) for pair in sums]
             found += [self.epilogue.half(*levels[i : i + 2]) for i in range(0, len(levels), 2)]

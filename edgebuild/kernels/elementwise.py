@@ -98,7 +98,7 @@ class _Step:
 
     def __init__(self, kind: str, isa: Isa, width: int, params: Flat, table: Sequence[Flat], bounds: Bounds) -> None:
         self.kind, self.isa, self.width, self.params = kind, isa, width, params
-        self.epilogue = Epilogue(isa, params, bounds, *table)
+        self.epilogue = Epilogue(isa, params, bounds, table[0] if table else None)
 
     def emit(self, left: tuple[Flat, Expr], right: tuple[Flat, Expr], result: tuple[Flat, Expr]) -> None:
         y, target = result

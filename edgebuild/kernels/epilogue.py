@@ -1,4 +1,6 @@
-"""From int32 accumulators to stored uint8: SPEC section 7's Requantize, a block of four vectors at a time."""
+"""From accumulators to what is stored: SPEC section 7's Requantize to uint8, a block of four vectors at a time, or to
+int16 (which 16-bit activations are in memory), a vector at a time; or one product, where the result is float32.
+"""
 
 import math
 from collections.abc import Sequence
@@ -10,7 +12,7 @@ from edgebuild.kernels.builder import Expr, Flat, T, bits, cast, floor_power, in
 from edgebuild.kernels.isa import PACK, Isa, magic_round
 
 ROUNDED = 2.0**31  # steps below this magnitude are rounded by every conversion to int32
-QUANT_PARAMS = 5  # hi − z_y as float32 bits, z_y, lo, hi, z_x
+QUANT_PARAMS = 5  # hi − z_y as float32 bits, z_y, lo, hi, z_x; of int16 all less 2^15
 
 
 @dataclass(frozen=True)
@@ -42,17 +44,63 @@ class Piece:
     follows: bool = False
 
 
+@dataclass(frozen=True)
+class Types:
+    """What a kernel reads and gives: activations in `source` (uint8 or int16), `result` in those or in float32;
+    `wide`: sums are float32 already, of integers that 32 bits do not hold.
+    """
+
+    source: str = "uint8"
+    result: str = "uint8"
+    wide: bool = False
+
+    @property
+    def sums(self) -> str:
+        """The dtype of a bias: wide ones are float64, which plan.bin calls int64."""
+        return "int64" if self.wide else "int32"
+
+    def gemm(self, isa: Isa) -> Isa:
+        """The instructions for convolutions and matrices of weights."""
+        return isa.gemm if self.source == "uint8" else isa.words
+
+    def depthwise(self, isa: Isa) -> Isa:
+        """The instructions for depthwise convolutions."""
+        return isa if self.source == "uint8" else isa.words
+
+
+BYTES = Types()
+
+
 class Epilogue:
     """The parameters of one operator's output, `quant` int32 [QUANT_PARAMS], loaded once; bytes then go through
     `table`, where there is one.
     """
 
-    def __init__(self, isa: Isa, quant: Flat, bounds: Bounds = ANY, table: Flat | None = None) -> None:
-        self.isa, self.table, self.bounds = isa, table, bounds
+    def __init__(
+        self, isa: Isa, quant: Flat, bounds: Bounds = ANY, table: Flat | None = None, types: Types = BYTES
+    ) -> None:
+        self.isa, self.table, self.bounds, self.types = isa, table, bounds, types
         self.top = T.bind(bits("float32", quant.load(0)))
         self.zero = T.bind(quant.load(1))
-        self.low, self.high = (T.bind(cast("uint8", quant.load(i))) for i in (2, 3))
-        self.padding = T.bind(cast("uint8", quant.load(4)))
+        self.low, self.high = (T.bind(cast(types.result, quant.load(i))) for i in (2, 3))
+        self.padding = T.bind(cast(types.source, quant.load(4)))
+
+    def steps(self, acc: Expr, multiplier: Expr, lanes: int) -> Expr:
+        """f32(acc) · m: float32 [lanes]."""
+        return (acc if self.types.wide else cast("float32", acc, lanes)) * multiplier
+
+    def word(self, acc: Expr, multiplier: Expr) -> Expr:
+        """The level plus z, clamped to [lo, hi]: int32 [lanes] that int16 holds."""
+        lanes = self.isa.lanes
+        bottom = cast("float32", cast("int32", self.low) - self.zero)
+        value = T.max(T.min(self.steps(acc, multiplier, lanes), splat(self.top, lanes)), splat(bottom, lanes))
+        return T.bind(self.isa.round(value, lanes) + splat(self.zero, lanes))
+
+    def vector(self, acc: Expr, multiplier: Expr) -> Expr:
+        """One vector of a result that is not uint8."""
+        if self.types.result == "int16":
+            return T.bind(cast("int16", self.word(acc, multiplier), self.isa.lanes))
+        return T.bind(self.steps(acc, multiplier, self.isa.lanes))
 
     def level(self, acc: Expr, multiplier: Expr) -> Expr:
         """rne(f32(acc) · m): int32 [lanes], not above hi − z where the conversion to int32 could overflow.
@@ -60,7 +108,7 @@ class Epilogue:
         Rounding and clamping to integers commute, so the other bounds are left to `half` and `block`.
         """
         lanes = self.isa.lanes
-        value = cast("float32", acc, lanes) * multiplier
+        value = self.steps(acc, multiplier, lanes)
         if self.isa.reach < (math.inf if self.bounds.large else ROUNDED):
             value = T.min(value, splat(self.top, lanes))
         return T.bind(self.isa.round(value, lanes))
@@ -92,8 +140,8 @@ class Epilogue:
         return T.bind(packed if np.array_equal(found, np.arange(size)) else _permuted(packed, np.argsort(found)))
 
     def single(self, acc: Expr, multiplier: Expr, lanes: int) -> Expr:
-        """The same for one vector of any length: uint8 [lanes]."""
-        return self.rounded(cast("float32", acc, lanes) * multiplier, lanes)
+        """The same for one vector of any length: uint8 or int16 [lanes]."""
+        return self.rounded(self.steps(acc, multiplier, lanes), lanes)
 
     def rounded(self, value: Expr, lanes: int) -> Expr:
         """The same for steps that are float32 already."""
@@ -102,10 +150,15 @@ class Epilogue:
         level = T.max(level, splat(cast("int32", self.low), lanes))
         if self.table is not None:
             return self.table.load(level)
-        return cast("uint8", level, lanes)
+        return cast(self.types.result, level, lanes)
 
     def store(self, target: Flat, pieces: Sequence[Piece]) -> None:
         """Stores every piece."""
+        if self.types.result != "uint8":
+            for piece in pieces:
+                value = self.vector(piece.acc, piece.multiplier)
+                store_lanes(target, piece.place, value, self.isa.lanes, 0, piece.count)
+            return
         for start in range(0, len(pieces), PACK):
             self._store_block(target, pieces[start : start + PACK])
 
@@ -146,6 +199,17 @@ def store_part(target: Flat, place: Expr, value: Expr, total: int, start: int, c
     while count:
         size = floor_power(count)
         target.store(place, _taken(words, start, size), size)
+        place, start, count = place + size, start + size, count - size
+
+
+def store_lanes(target: Flat, place: Expr, value: Expr, total: int, start: int, count: int) -> None:
+    """As `store_part`, of wider elements."""
+    if count == total:
+        target.store(place, value, total)
+        return
+    while count:
+        size = floor_power(count)
+        target.store(place, shuffle([value], range(start, start + size)), size)
         place, start, count = place + size, start + size, count - size
 
 

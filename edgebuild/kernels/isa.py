@@ -64,7 +64,8 @@ class Isa:
     `direct`: it takes unpacked uint8 activations. `round(x, lanes)`: float32 below `reach` to the nearest int32, ties
     to even; what is far below −2^15 becomes any int32 below −2^15. `pack16(a, b, lanes)`: two int32 vectors saturated
     to one of int16, and `pack8(a, b, lanes)`: two of those saturated to uint8; the order is `narrow_order`.
-    `lookup`: byte tables read by vectors, or None where that is no faster than byte by byte.
+    `lookup`: byte tables read by vectors, or None where that is no faster than byte by byte. `matrix`: what
+    convolutions use instead; `halves`: what they use for activations of 16 bits, None where `packed` is int16 already.
     """
 
     name: str
@@ -85,6 +86,7 @@ class Isa:
     reach: float = 2.0**31
     pixels: int = 1
     matrix: "Isa | None" = None
+    halves: "Isa | None" = None
 
     @property
     def wide(self) -> int:
@@ -102,6 +104,11 @@ class Isa:
     def gemm(self) -> "Isa":
         """The instructions for convolutions and matrices of weights."""
         return self.matrix or self
+
+    @property
+    def words(self) -> "Isa":
+        """The instructions for convolutions of 16-bit activations, which they take unpacked."""
+        return replace(self.halves or self, name=self.name, direct=True, matrix=None, halves=None)
 
     def at(self, lanes: int) -> "Isa":
         """The same instructions on shorter vectors."""
@@ -129,6 +136,13 @@ class Isa:
         chunk, vector, lane = places // 16, places // 4 % 4, places % 4
         assert chunks >= 1
         return np.asarray(vector * self.lanes + chunk * 4 + lane)
+
+    def pack16_order(self, order: np.ndarray) -> np.ndarray:
+        """Element at each place of what `pack16` gives for pairs of PACK vectors, of elements `order` [PACK, lanes]."""
+        if not self.interleaved:
+            return order
+        pairs = order.reshape(PACK // 2, 2, self.lanes // 4, 4)  # x86 treats 128-bit parts apart
+        return pairs.transpose(0, 2, 1, 3)
 
 
 def interleave(isa: Isa, rows: Sequence[Sequence[Expr]]) -> list[Expr]:
@@ -188,6 +202,16 @@ def _x86_dot(names: dict[int, str]) -> Dot:
 def _madd(acc: Expr, x: Expr, w: Expr, lanes: int) -> Expr:
     name = {4: "llvm.x86.sse2.pmadd.wd", 8: "llvm.x86.avx2.pmadd.wd"}[lanes]
     return acc + intrinsic(name, f"int32x{lanes}", x, cast("int16", w, 2 * lanes))
+
+
+def _x86_words(names: dict[int, str]) -> Dot:
+    """Int16 × int16 in pairs; the weights are bytes."""
+
+    def dot(acc: Expr, x: Expr, w: Expr, lanes: int) -> Expr:
+        operands = (bits("int32", v, lanes) for v in (x, cast("int16", w, 2 * lanes)))
+        return intrinsic(names[lanes], f"int32x{lanes}", acc, *operands)
+
+    return dot
 
 
 def _sdot(acc: Expr, x: Expr, w: Expr, _: int) -> Expr:
@@ -274,6 +298,7 @@ def _plain_pack(narrow: str, wide: str, low: int, high: int, parts: int) -> Pack
 
 
 _VNNI = _x86_dot({n: f"llvm.x86.avx512.vpdpbusd.{32 * n}" for n in (4, 8, 16)})
+_VNNI_WORDS = _x86_words({n: f"llvm.x86.avx512.vpdpwssd.{32 * n}" for n in (4, 8, 16)})
 _X86: dict[str, Any] = {"round": _x86_round, "pack16": _x86_pack16, "pack8": _x86_pack8, "interleaved": True}
 _PERMUTE: dict[str, Any] = {**_X86, "lookup": tables.permute, "lookups": True}
 _BLEND: dict[str, Any] = {**_X86, "lookup": tables.blend}
@@ -290,19 +315,25 @@ _ARM: dict[str, Any] = {
     "lookups": True,
 }
 
+# 8-bit weights are exact: vpmaddubsw would saturate, so both sides are widened to int16 for vpmaddwd
+_AVX2 = Isa("avx2", 8, 16, 2, "int16", 0, _madd, cost=Cost(0.5, 1, 2, 2), **_BLEND)
+_NEON = Isa("neon", 4, 32, 1, "int16", 0, _smull, cost=Cost(0.5, 4, 1, 2), **_ARM)
+_WORDS_512 = Isa("avx512vnni", 16, 32, 2, "int16", 0, _VNNI_WORDS, cost=Cost(1, 5, 1, 3), **_BLEND)
+_WORDS_256 = Isa("avxvnni", 8, 16, 2, "int16", 0, _VNNI_WORDS, cost=Cost(0.5, 5, 1, 2), **_BLEND)
+_512: dict[str, Any] = {"cost": Cost(1, 5, 1, 1), "direct": True, "halves": _WORDS_512}
+_DOTS: dict[str, Any] = {"cost": Cost(0.5, 4, 1, 1), "halves": _NEON, **_ARM}
 _I8MM = Isa("i8mm", 4, 32, 8, "uint8", 0, _usmmla, cost=Cost(0.5, 4, 1, 2), direct=True, pixels=2, **_ARM)
 ISAS = {
     isa.name: isa
     for isa in (
-        Isa("avx512vbmi", 16, 32, 4, "uint8", 0, _VNNI, cost=Cost(1, 5, 1, 1), direct=True, **_PERMUTE),
-        Isa("avx512vnni", 16, 32, 4, "uint8", 0, _VNNI, cost=Cost(1, 5, 1, 1), direct=True, **_BLEND),
-        Isa("avxvnni", 8, 16, 4, "uint8", 0, _VNNI, cost=Cost(0.5, 5, 1, 1), direct=True, **_BLEND),
-        # 8-bit weights are exact: vpmaddubsw would saturate, so both sides are widened to int16 for vpmaddwd
-        Isa("avx2", 8, 16, 2, "int16", 0, _madd, cost=Cost(0.5, 1, 2, 2), **_BLEND),
+        Isa("avx512vbmi", 16, 32, 4, "uint8", 0, _VNNI, **_512, **_PERMUTE),
+        Isa("avx512vnni", 16, 32, 4, "uint8", 0, _VNNI, **_512, **_BLEND),
+        Isa("avxvnni", 8, 16, 4, "uint8", 0, _VNNI, cost=Cost(0.5, 5, 1, 1), direct=True, halves=_WORDS_256, **_BLEND),
+        _AVX2,
         Isa("sse2", 4, 16, 2, "int16", 0, _madd, cost=Cost(0.5, 1, 2, 3), **_X86),
-        Isa("i8mm", 4, 32, 4, "uint8", 0, _usdot, cost=Cost(0.5, 4, 1, 1), direct=True, matrix=_I8MM, **_ARM),
-        Isa("dotprod", 4, 32, 4, "int8", 128, _sdot, cost=Cost(0.5, 4, 1, 1), **_ARM),
-        Isa("neon", 4, 32, 1, "int16", 0, _smull, cost=Cost(0.5, 4, 1, 2), **_ARM),
+        Isa("i8mm", 4, 32, 4, "uint8", 0, _usdot, direct=True, matrix=_I8MM, **_DOTS),
+        Isa("dotprod", 4, 32, 4, "int8", 128, _sdot, **_DOTS),
+        _NEON,
         # Two registers of 128 bits are one vector: half the instructions for an in-order core
         Isa("rvv", 8, 16, 1, "int16", 0, _widening, cost=Cost(2, 4, 1, 2), round=_rvv_round, reach=math.inf, **_PLAIN),
         # Any target of LLVM's. 31 integer registers, which scalar code has, hold six "vectors" of four lanes

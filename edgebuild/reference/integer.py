@@ -44,10 +44,19 @@ def quantize(x: Array, params: Params) -> Bytes:
     return np.asarray(np.minimum(np.maximum(q, 0), 255), np.uint8)
 
 
-def weight_multiplier(x: Params, weight_scale: Array, y: Params) -> Array:
+def weight_scale(x: Params, scale: Array) -> Array:
+    """s_x·s_w[c] in float32: what one unit of the accumulator is worth."""
+    return np.asarray(np.float32(x.s) * scale.astype(np.float32))
+
+
+def weight_multiplier(x: Params, scale: Array, y: Params) -> Array:
     """m[c] = (s_x·s_w[c]) / s_y, in float32."""
-    product: Array = np.float32(x.s) * weight_scale.astype(np.float32)
-    return product / np.float32(y.s)
+    return np.asarray(weight_scale(x, scale) / np.float32(y.s))
+
+
+def fits(depth: int, bias: Array) -> bool:
+    """Whether sums of `depth` products and a bias stay in 32 bits, with room to spare."""
+    return 2 * depth * _LARGEST_PRODUCT + float(np.max(np.abs(bias), initial=0.0)) < 2**31
 
 
 def conv(x: View, weight: Array, w: Window, group: int) -> Array:
@@ -119,8 +128,8 @@ def layer_norm(
 
 
 def bias(values: Array, x: Params, weight_scale: Array) -> Array:
-    """A float bias in the accumulator's units: rne(b / (s_x·s_w[c]))."""
-    return np.rint(values.astype(np.float64) / (x.s * weight_scale.astype(np.float64))).astype(np.int32)
+    """A float bias in the accumulator's units: rne(b / (s_x·s_w[c])), an integer in float64."""
+    return np.asarray(np.rint(values.astype(np.float64) / (x.s * weight_scale.astype(np.float64))))
 
 
 def add(a: View, b: View, y: Params, low: float, high: float) -> Bytes:

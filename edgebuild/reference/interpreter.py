@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Callable, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial, reduce
 from typing import TYPE_CHECKING
 
@@ -206,18 +206,23 @@ def _quantized(node: Node, inputs: Inputs) -> list[Value] | None:
     if isinstance(data, Pending) and node.op in {"Relu", "Clip"}:
         return _clipped(node, data, inputs, fallback)
     if node.op == "Add" and (finish := _with_bias(inputs)) is not None:
-        return [Pending(finish, fallback)]
+        return [_pending(finish, fallback)]
     if node.op == "MatMul" and (biased := _matmul_with_bias(node, inputs)) is not None:
         finish = _matmul(node, inputs)
-        return None if finish is None else [Pending(finish, fallback, biased=biased)]
+        return None if finish is None else [replace(_pending(finish, fallback), biased=biased)]
     if node.op in _CLUSTERS and (finish := _CLUSTERS[node.op](node, inputs)):
-        return [Pending(finish, fallback)]
+        return [_pending(finish, fallback)]
     if isinstance(data, View | Moved):
         view = data.view if isinstance(data, Moved) else data
         moved = _moved(node, view, inputs)
         if moved is not None:
             return [Moved(View(q, view.params), partial(_output, node, inputs, i)) for i, q in enumerate(moved)]
     return _unary(node, inputs, fallback)
+
+
+def _pending(finish: "Finish", fallback: Fallback) -> Pending:
+    """An operator with weights sums integers also where its result is float32."""
+    return Pending(finish, finish.real if isinstance(finish, _Layer) and finish.fits() else fallback)
 
 
 def _arrays(inputs: Inputs) -> list[Array | None]:
@@ -298,7 +303,7 @@ Cluster = Callable[[Node, Inputs], Finish | None]
 
 
 def _bias(node: Node, value: Value | None, x: View, weight: Weight, channels: int) -> Array | None:
-    """int32, one value or one a channel; None for what is computed at run time, or is no vector of the channels."""
+    """Integers, one value or one a channel; None for what is computed at run time, or is no vector of the channels."""
     if value is None:
         return np.zeros(1, np.int32)
     if isinstance(value, Weight) and value.q.dtype == np.int32 and value.q.size in {1, channels}:
@@ -313,14 +318,34 @@ def _bias(node: Node, value: Value | None, x: View, weight: Weight, channels: in
     return None
 
 
-def _accumulate(acc: Array, bias: Array, x: View, weight: Weight, shape: tuple[int, ...]) -> Finish:
-    total = acc + bias.reshape(shape)
+@dataclass(frozen=True, eq=False)
+class _Layer:
+    """An operator with weights, per output channel: what it sums (once it is wanted), and its bias.
 
-    def finish(y: Params, low: float, high: float) -> Bytes:
-        m = integer.weight_multiplier(x.params, weight.scale, y)
-        return integer.requantize(total, m.reshape(shape), y, low, high)
+    `shape` broadcasts one value a channel against the sums; `depth`: products in one of them.
+    """
 
-    return finish
+    x: Params
+    weight: Weight
+    bias: Array
+    sums: Callable[[], Array]
+    depth: int
+    shape: tuple[int, ...] = (-1,)
+
+    def __call__(self, y: Params, low: float, high: float) -> Bytes:
+        m = integer.weight_multiplier(self.x, self.weight.scale, y)
+        return integer.requantize(self._total(), m.reshape(self.shape), y, low, high)
+
+    def fits(self) -> bool:
+        return integer.fits(self.depth, self.bias)
+
+    def real(self) -> Array:
+        """The result as float32: one product behind the sum."""
+        m = integer.weight_scale(self.x, self.weight.scale)
+        return np.asarray(self._total().astype(np.float32) * m.reshape(self.shape))
+
+    def _total(self) -> Array:
+        return self.sums().astype(np.int64) + self.bias.astype(np.int64).reshape(self.shape)
 
 
 def _weighted(inputs: Inputs) -> tuple[View, Weight] | None:
@@ -340,12 +365,11 @@ def _conv(node: Node, inputs: Inputs) -> Finish | None:
     if bias is None:
         return None
 
-    def finish(y: Params, low: float, high: float) -> Bytes:
+    def sums() -> Array:
         w = window(node.attributes, q.shape[2:], x.q.shape[2:])
-        acc = integer.conv(x, q, w, node.attributes.get("group", 1))
-        return _accumulate(acc, bias, x, weight, (-1, *(1,) * len(w.output)))(y, low, high)
+        return integer.conv(x, q, w, node.attributes.get("group", 1))
 
-    return finish
+    return _Layer(x.params, weight, bias, sums, int(np.prod(q.shape[1:])), (-1, *(1,) * (q.ndim - 2)))
 
 
 def _gemm(node: Node, inputs: Inputs) -> Finish | None:
@@ -362,10 +386,7 @@ def _gemm(node: Node, inputs: Inputs) -> Finish | None:
     if bias is None:
         return None
 
-    def finish(y: Params, low: float, high: float) -> Bytes:
-        return _accumulate(integer.matmul(x, matrix), bias, x, weight, (-1,))(y, low, high)
-
-    return finish
+    return _Layer(x.params, weight, bias, lambda: integer.matmul(x, matrix), len(matrix))
 
 
 def _matmul(_: Node, inputs: Inputs) -> Finish | None:
@@ -378,12 +399,7 @@ def _matmul(_: Node, inputs: Inputs) -> Finish | None:
     if found is None or found[1].q.ndim != 2 or (found[1].scale.size > 1 and found[1].axis % 2 != 1):
         return None
     x, weight = found
-
-    def finish(y: Params, low: float, high: float) -> Bytes:
-        none = np.zeros(1, np.int32)
-        return _accumulate(integer.matmul(x, weight.q), none, x, weight, (-1,))(y, low, high)
-
-    return finish
+    return _Layer(x.params, weight, np.zeros(1), lambda: integer.matmul(x, weight.q), len(weight.q))
 
 
 def _matmul_with_bias(node: Node, inputs: Inputs) -> Callable[[Value], Finish | None] | None:
@@ -396,11 +412,11 @@ def _matmul_with_bias(node: Node, inputs: Inputs) -> Callable[[Value], Finish | 
     def biased(value: Value) -> Finish | None:
         data = value.data if isinstance(value, Dense) else value.q if isinstance(value, Weight) else np.zeros(())
         columns = weight.q.shape[1]
-        fits = data.size == columns and data.shape[-1:] == (columns,)
+        fits = data.size == columns and data.shape[-1:] == (columns,) and data.ndim <= x.q.ndim
         bias = _bias(node, value, x, weight, columns) if fits else None
         if bias is None:
             return None
-        return _accumulate(integer.matmul(x, weight.q), bias.reshape(-1), x, weight, (-1,))
+        return _Layer(x.params, weight, bias, lambda: integer.matmul(x, weight.q), len(weight.q))
 
     return biased
 

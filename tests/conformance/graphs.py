@@ -718,3 +718,39 @@ def nested_activations(b: Builder) -> str:
     for i in range(9):
         x = b.node(("HardSwish", "Gelu", "Mish", "Selu")[i % 4], b.node("Mul", x, b.constant(1.3)))
     return x
+
+
+@case
+def logits_of_an_integer_layer(b: Builder) -> str:
+    x = b.activation(3, 50, scale=0.03, zero=9)
+    return b.node("Gemm", x, b.weights(10, 50), b.constant(b.rng.normal(0, 1, 10)), transB=1)
+
+
+@case
+def float_heads(b: Builder) -> str:
+    """A detector's: one tensor goes to a quantized layer and to layers whose results stay float32, with activations."""
+    x = b.quantized(b.conv(b.activation(1, 6, 7, 9), 24, 6, 3, 3, pads=[1, 1, 1, 1]), 0.05)
+    boxes = b.node("Clip", b.conv(x, 5, 24, 1, 1), b.constant(-0.6), b.constant(2.1))
+    scores = b.node("Sigmoid", b.conv(x, 37, 24, 3, 3, pads=[1, 1, 1, 1], bias=False))
+    grouped = b.node("Relu", b.conv(x, 36, 8, 1, 1, group=3))
+    return b.node("Concat", boxes, scores, grouped, axis=1)
+
+
+@case
+def float_depthwise(b: Builder) -> str:
+    x = b.activation(2, 41, 9, 8)
+    y = b.conv(x, 41, 1, 3, 3, group=41, pads=[1, 1, 1, 1], strides=[1, 2])
+    return b.node("Concat", y, b.conv(x, 41, 1, 1, 2, group=41, dilations=[1, 3], pads=[0, 0, 0, 0]), axis=3)
+
+
+@case
+def result_as_integers_and_as_float(b: Builder) -> str:
+    """One layer whose result one reader quantizes and another takes as it is."""
+    y = b.node("MatMul", b.activation(2, 7, 20), b.weights(20, 9, axis=1))
+    y = b.node("Add", b.constant(b.rng.normal(0, 1, 9)), y)
+    return b.node("Sub", b.node("Tanh", y), b.quantized(y, 0.04))
+
+
+@case
+def float_result_of_few_columns(b: Builder) -> str:
+    return b.node("MatMul", b.activation(1, 700, zero=255), b.weights(700, 3, axis=1))

@@ -107,7 +107,8 @@ def test_every_lowered_operator_agrees_with_onnxruntime(name: str) -> None:
     assert found.shape == expected.shape
     difference = np.abs(found.astype(np.float64) - expected.astype(np.float64))
     assert difference.max(initial=0) <= _step(builder)
-    assert np.mean(difference > 1e-5) <= 0.1  # exact ties of round scales fall either way in float32
+    # exact ties of round scales fall either way in float32; a bias is rounded to a unit of the sum
+    assert np.mean(difference > max(1e-5, _step(builder) / 100)) <= 0.1
 
 
 def _random(rng: np.random.Generator, kind: int, shape: list[int]) -> np.ndarray:

@@ -22,11 +22,11 @@ class AttentionLowering(IntegerLowering):
     """All integer clusters."""
 
     def _product(self, cluster: Cluster, sources: Sequence[Value]) -> Value:
-        node, name = cluster.nodes[0], cluster.quantize.outputs[0]
+        node, name = cluster.nodes[0], cluster.name
         a, b = sources
         shape = self.graph.shape(node.outputs[0])
         quant_a, quant_b = (quant_of(self.graph, s) for s in cluster.sources)
-        quant_y = self.graph.quant(cluster.quantize)
+        quant_y = self.graph.quant(cluster.end)
         if 255 * 255 * a.shape[-1] >= 2**31:
             raise node.unsupported("the sum could overflow 32 bits")
         out = self.emit.tensor(name, "uint8", shape, self._turned_later(cluster, len(shape)))
@@ -51,7 +51,7 @@ class AttentionLowering(IntegerLowering):
 
     def _turned_later(self, cluster: Cluster, rank: int) -> tuple[int, ...]:
         """The memory order in which the Transpose that reads the result moves no byte, if it keeps the last axis."""
-        readers = self.graph.consumers.get(cluster.quantize.outputs[0], [])
+        readers = self.graph.consumers.get(cluster.name, [])
         if len(readers) == 1 and readers[0].op == "DequantizeLinear":
             turns = self.graph.consumers.get(readers[0].outputs[0], [])
             if len(turns) == 1 and turns[0].op == "Transpose":
@@ -61,10 +61,10 @@ class AttentionLowering(IntegerLowering):
         return row_major(rank)
 
     def _softmax(self, cluster: Cluster, sources: Sequence[Value]) -> Value:
-        node, name, x = cluster.nodes[0], cluster.quantize.outputs[0], sources[0]
+        node, name, x = cluster.nodes[0], cluster.name, sources[0]
         axis = int(node.attrs.get("axis", -1)) % len(x.shape)
         x = self.mover.ordered(x, [*(a for a in x.order if a != axis), axis], node.name)
-        quant_x, quant_y = quant_of(self.graph, cluster.sources[0]), self.graph.quant(cluster.quantize)
+        quant_x, quant_y = quant_of(self.graph, cluster.sources[0]), self.graph.quant(cluster.end)
         spec = Rows(x.size // x.shape[axis], x.shape[axis])
         inputs = [
             x,
@@ -77,11 +77,11 @@ class AttentionLowering(IntegerLowering):
         return out
 
     def _layer_norm(self, cluster: Cluster, sources: Sequence[Value]) -> Value:
-        node, name, x = cluster.nodes[0], cluster.quantize.outputs[0], sources[0]
+        node, name, x = cluster.nodes[0], cluster.name, sources[0]
         rank = len(x.shape)
         axis = int(node.attrs.get("axis", -1)) % rank
         x = self.mover.ordered(x, [*(a for a in x.order if a < axis), *range(axis, rank)], node.name)
-        quant_x, quant_y = quant_of(self.graph, cluster.sources[0]), self.graph.quant(cluster.quantize)
+        quant_x, quant_y = quant_of(self.graph, cluster.sources[0]), self.graph.quant(cluster.end)
         size = int(np.prod(x.shape[axis:]))
         gain = np.broadcast_to(self.graph.need_constant(node, 1), x.shape[axis:])
         offset = self.graph.need_constant(node, 2) if node.input(2) else np.zeros((), np.float32)

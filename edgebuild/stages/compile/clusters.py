@@ -1,9 +1,9 @@
-"""Which QDQ clusters run in integers: from one QuantizeLinear back to the DequantizeLinear nodes it depends on (SPEC
-section 9).
+"""Which QDQ clusters run in integers: from one QuantizeLinear back to the DequantizeLinear nodes it depends on, and
+operators with weights whose result stays float32 (SPEC section 9).
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -13,6 +13,7 @@ from edgebuild.stages.compile.tables import unary_source
 
 _WEIGHTED = ("Conv", "Gemm", "MatMul")
 LONGEST_NORM = 32768  # elements of a row whose squares a 32-bit sum holds
+_LARGEST_PRODUCT = 255 * 128
 
 
 @dataclass(frozen=True)
@@ -20,17 +21,34 @@ class Cluster:
     """`kind`: conv, gemm, matmul, product, softmax, layer_norm, add, mul, average, max, concat, moves, table.
 
     `nodes`: the operator (for moves, the chain in order); `sources`: outputs of the activation DequantizeLinear nodes
-    it reads;
+    it reads; `end`: the QuantizeLinear, or where the result is float32 the operator, or the Add behind it, itself;
     `bias`: the constant that an Add behind a MatMul adds; `low`, `high`: the clip between operator and QuantizeLinear.
     """
 
     kind: str
-    quantize: Node
+    end: Node
     nodes: tuple[Node, ...]
     sources: tuple[str, ...]
     low: float = -math.inf
     high: float = math.inf
     bias: str = ""
+
+    @property
+    def name(self) -> str:
+        """The tensor that it gives."""
+        return str(self.end.outputs[0])
+
+    @property
+    def floating(self) -> bool:
+        """Whether its result is float32."""
+        return str(self.end.op) != "QuantizeLinear"
+
+
+def match_float(graph: Graph, node: Node) -> Cluster | None:
+    """The cluster of an operator with weights whose float32 result is wanted, or None where it runs in float32."""
+    operator, bias = _biased(graph, node)
+    found = _layer(graph, node, operator, bias)
+    return found if found is not None and _sums_fit(graph, found) else None
 
 
 def match(graph: Graph, quantize: Node) -> Cluster | None:
@@ -73,19 +91,70 @@ def _bounds(graph: Graph, node: Node) -> tuple[float, float]:
 
 
 def _operator(graph: Graph, quantize: Node, node: Node, low: float, high: float) -> Cluster | None:
-    bias = ""
-    if node.op == "Add":
-        product, bias = _matmul_and_bias(graph, node)
-        node = product or node
-    sources = tuple(node.inputs)
-    if node.op in _WEIGHTED and is_activation(graph, sources[0]) and is_weight(graph, sources[1]):
-        fits = _FITS[node.op](graph, node)
-        return Cluster(node.op.lower(), quantize, (node,), sources[:1], low, high, bias) if fits else None
+    operator, bias = _biased(graph, node)
+    layer = _layer(graph, quantize, operator, bias)
+    if layer is not None:
+        return replace(layer, low=low, high=high)
+    node = operator
     kind = _attention(graph, node) or _on_activations(graph, node)
     if not kind:
         return None
-    read = {"product": 2, "add": 2, "mul": 2, "concat": len(sources)}.get(kind, 1)
-    return Cluster(kind, quantize, (node,), sources[:read], low, high)
+    read = {"product": 2, "add": 2, "mul": 2, "concat": len(node.inputs)}.get(kind, 1)
+    return Cluster(kind, quantize, (node,), tuple(node.inputs[:read]), low, high)
+
+
+def _biased(graph: Graph, node: Node) -> tuple[Node, str]:
+    """The MatMul in front of an Add that is its bias, and the bias; any other node itself."""
+    product, bias = _matmul_and_bias(graph, node) if node.op == "Add" else (None, "")
+    return product or node, bias
+
+
+def _layer(graph: Graph, end: Node, node: Node, bias: str) -> Cluster | None:
+    """An operator with weights on a dequantized activation."""
+    if node.op not in _WEIGHTED or not is_activation(graph, node.inputs[0]) or not is_weight(graph, node.inputs[1]):
+        return None
+    fits = _FITS[node.op](graph, node)
+    return Cluster(node.op.lower(), end, (node,), (node.inputs[0],), bias=bias) if fits else None
+
+
+def _sums_fit(graph: Graph, cluster: Cluster) -> bool:
+    """SPEC section 7: whether the sums of an operator with weights stay in 32 bits."""
+    bias, scale = layer_bias(graph, cluster), layer_scale(graph, cluster)
+    return fits(layer_depth(graph, cluster), integer_bias(bias, scale, 1))
+
+
+def layer_depth(graph: Graph, cluster: Cluster) -> int:
+    """K: products of one sum."""
+    node = cluster.nodes[0]
+    shape = graph.shape(node.inputs[1])
+    if node.op == "Conv":
+        return math.prod(shape[1:])
+    return shape[1] if node.op == "Gemm" and node.attrs.get("transB", 0) else shape[0]
+
+
+def layer_bias(graph: Graph, cluster: Cluster) -> np.ndarray | None:
+    """As `bias_value`; None where the operator has no bias."""
+    name = cluster.bias or cluster.nodes[0].input(2)
+    return bias_value(graph, name) if name else None
+
+
+def layer_scale(graph: Graph, cluster: Cluster) -> np.ndarray:
+    """s_x·s_w in float64, one for each output channel or one for all."""
+    scale = graph.need_constant(graph.producers[cluster.nodes[0].inputs[1]], 1).astype(np.float64).reshape(-1)
+    return np.asarray(quant_of(graph, cluster.sources[0]).scale * scale)
+
+
+def integer_bias(bias: np.ndarray | None, scale: np.ndarray, count: int) -> np.ndarray:
+    """A bias in the accumulator's units, integers in float64."""
+    if bias is None:
+        return np.zeros(count)
+    flat = bias.reshape(-1).astype(np.float64)
+    return flat if bias.dtype == np.int32 else np.asarray(np.rint(flat / scale))
+
+
+def fits(depth: int, bias: np.ndarray) -> bool:
+    """Whether sums of `depth` products and a bias stay in 32 bits, with room to spare."""
+    return 2 * depth * _LARGEST_PRODUCT + float(np.abs(bias).max(initial=0.0)) < 2**31
 
 
 def _on_activations(graph: Graph, node: Node) -> str:
@@ -165,7 +234,8 @@ def _matmul_and_bias(graph: Graph, add: Node) -> tuple[Node | None, str]:
         value = bias_value(graph, bias)
         alone = len(graph.consumers[product]) == 1 and product not in graph.outputs
         columns = graph.shape(product)[-1]
-        if value is not None and alone and value.size == columns and value.shape[-1:] == (columns,):
+        fitting = value is not None and value.size == columns and value.shape[-1:] == (columns,)
+        if fitting and alone and len(graph.shape(add.outputs[0])) == len(graph.shape(product)):
             return node, bias
     return None, ""
 

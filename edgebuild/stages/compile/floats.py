@@ -140,6 +140,8 @@ class FloatLowering:
         layer = self.graph.producers.get(node.inputs[0]) if node.op in ("Relu", "Clip") else None
         if layer is None or layer.op not in _LAYERS or self.demands.get(node.inputs[0]) != 1:
             return None
+        if node.inputs[0] in self.integers:
+            return None
         bounds = [self.graph.constant(i) for i in node.inputs[1:] if i]
         return layer if all(v is not None and v.size == 1 for v in bounds) else None
 

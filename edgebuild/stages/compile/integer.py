@@ -12,9 +12,9 @@ from edgebuild.kernels.conv import Conv, ConvPlan, conv_kernel, fold_bias
 from edgebuild.kernels.copy import Table, table_kernel
 from edgebuild.kernels.depthwise import DepthwisePlan, depthwise_kernel, is_depthwise
 from edgebuild.kernels.elementwise import Binary, binary_kernel
-from edgebuild.kernels.epilogue import ROUNDED, Bounds
+from edgebuild.kernels.epilogue import BYTES, ROUNDED, Bounds, Types
 from edgebuild.kernels.pool import Pool, average_pool_kernel, max_pool_kernel
-from edgebuild.stages.compile.clusters import Cluster, bias_value, quant_of, reduce_axes
+from edgebuild.stages.compile.clusters import Cluster, fits, integer_bias, layer_bias, quant_of, reduce_axes
 from edgebuild.stages.compile.graph import Graph, Node, Quant
 from edgebuild.stages.compile.moves import Mover, expanded
 from edgebuild.stages.compile.tables import unary_table
@@ -34,7 +34,7 @@ class IntegerLowering:
     mover: Mover
 
     def lower(self, cluster: Cluster, sources: Sequence[Value]) -> Value:
-        """The uint8 value that the cluster's QuantizeLinear gives."""
+        """The value that the cluster gives: that of its QuantizeLinear, or float32."""
         result: Value = getattr(self, f"_{cluster.kind}")(cluster, sources)
         return result
 
@@ -58,38 +58,29 @@ class IntegerLowering:
         _, outputs, out_height, out_width = four_dims(out_shape)
         conv = Conv(batch, height, width, channels, out_height, out_width, outputs, window.kernel, window.stride,
                     window.before, window.dilation, int(node.attrs.get("group", 1)))  # fmt: skip
-        bias = bias_value(self.graph, node.input(2)) if node.input(2) else None
-        name = cluster.quantize.outputs[0]
-        out = self.emit.tensor(name, "uint8", out_shape, channels_last(len(out_shape)))
-        self._weighted(cluster, conv, x, weights.transpose(0, 2, 3, 1), w_scale, bias, out)
-        return out
+        order = channels_last(len(out_shape))
+        return self._weighted(cluster, conv, x, weights.transpose(0, 2, 3, 1), w_scale, out_shape, order)
 
     def _gemm(self, cluster: Cluster, sources: Sequence[Value]) -> Value:
         node = cluster.nodes[0]
         transposed = bool(node.attrs.get("transB", 0))
         weights, scale = self._weights(node, axis=0 if transposed else 1)
-        bias = bias_value(self.graph, node.input(2)) if node.input(2) else None
-        return self._dense(cluster, sources[0], weights if transposed else weights.T, scale, bias)
+        return self._dense(cluster, sources[0], weights if transposed else weights.T, scale)
 
     def _matmul(self, cluster: Cluster, sources: Sequence[Value]) -> Value:
         node = cluster.nodes[0]
         weights, scale = self._weights(node, axis=1)
-        bias = bias_value(self.graph, cluster.bias) if cluster.bias else None
-        return self._dense(cluster, sources[0], weights.T, scale, bias)
+        return self._dense(cluster, sources[0], weights.T, scale)
 
-    def _dense(
-        self, cluster: Cluster, x: Value, weights: np.ndarray, scale: np.ndarray, bias: np.ndarray | None
-    ) -> Value:
+    def _dense(self, cluster: Cluster, x: Value, weights: np.ndarray, scale: np.ndarray) -> Value:
         """Weights [N, K]."""
         node = cluster.nodes[0]
         x = self.mover.ordered(x, row_major(len(x.shape)), node.name)
         outputs, depth = weights.shape
         rows = x.size // depth
         conv = Conv(1, rows, 1, depth, rows, 1, outputs)
-        out = self.emit.tensor(cluster.quantize.outputs[0], "uint8", self.graph.shape(node.outputs[0]))
-        bias = None if bias is None else np.broadcast_to(bias.reshape(-1), (outputs,))
-        self._weighted(cluster, conv, x, weights[:, None, None, :], scale, bias, out)
-        return out
+        shape = self.graph.shape(node.outputs[0])
+        return self._weighted(cluster, conv, x, weights[:, None, None, :], scale, shape, row_major(len(shape)))
 
     def _weights(self, node: Node, axis: int) -> tuple[np.ndarray, np.ndarray]:
         """(int8 weights, float64 scale of each output channel)."""
@@ -106,39 +97,66 @@ class IntegerLowering:
         x: Value,
         weights: np.ndarray,
         w_scale: np.ndarray,
-        bias: np.ndarray | None,
-        out: Value,
-    ) -> None:
+        shape: Sequence[int],
+        order: Sequence[int],
+    ) -> Value:
         """`weights` int8 [O, kh, kw, I/groups]."""
-        node, name = cluster.nodes[0], cluster.quantize.outputs[0]
-        quant_x, quant_y = quant_of(self.graph, cluster.sources[0]), self.graph.quant(cluster.quantize)
-        integers = _integer_bias(bias, quant_x.scale * w_scale, conv.out_channels)
-        if 2 * conv.depth * 255 * 128 + int(np.abs(integers).max(initial=0)) >= 2**31:
+        node, name = cluster.nodes[0], cluster.name
+        quant_x = quant_of(self.graph, cluster.sources[0])
+        bias = integer_bias(layer_bias(self.graph, cluster), quant_x.scale * w_scale, conv.out_channels)
+        if not fits(conv.depth, bias):
             raise node.unsupported("the sum could overflow 32 bits")
-        with np.errstate(over="ignore"):
-            multipliers = np.float32(quant_x.scale) * w_scale.astype(np.float32) / np.float32(quant_y.scale)
-        if not np.isfinite(multipliers).all():
-            raise ModelError(
-                f"{node.name}: its scales give no finite multiplier", "check the model's quantization parameters"
-            )
-        params = self.emit.constant(f"{name}:quant", _quant_params(cluster, quant_x, quant_y))
+        integers = np.broadcast_to(bias.astype(np.int64), (conv.out_channels,))
+        multipliers = self._multipliers(cluster, quant_x, w_scale)
+        params = self.emit.constant(f"{name}:quant", self._output_params(cluster, quant_x))
+        types = Types(result="float32") if cluster.floating else BYTES
         plan: ConvPlan | DepthwisePlan
         make: Callable[..., Kernel]
         if is_depthwise(conv):
-            plan, make, kind = DepthwisePlan(conv, self.emit.isa), depthwise_kernel, "depthwise"
+            plan, make, kind = DepthwisePlan(conv, types.depthwise(self.emit.isa)), depthwise_kernel, "depthwise"
             packed = plan.pack_weights(weights[..., 0])
         else:
-            plan, make, kind = ConvPlan(conv, self.emit.isa.gemm), conv_kernel, cluster.kind
+            plan, make, kind = ConvPlan(conv, types.gemm(self.emit.isa)), conv_kernel, cluster.kind
             packed = plan.pack_weights(weights)
-        folded = fold_bias(plan.isa, integers, weights, quant_x.zero)
+        folded = fold_bias(plan.isa, integers, weights, quant_x.zero, types)
         constants = [packed, plan.pack_channels(folded), plan.pack_channels(multipliers)]
         inputs = [self.emit.constant(f"{name}:{part}", array.reshape(-1))
                   for part, array in zip(("weights", "bias", "multiplier"), constants, strict=True)]  # fmt: skip
         sums = np.abs(weights.reshape(len(weights), -1).astype(np.int64)).sum(axis=1) * 255 + np.abs(integers)
         bounds = clamps(cluster, float((sums * multipliers).max(initial=0.0)))
+        out = self.emit.tensor(name, types.result, shape, order)
         self.emit.call(
-            kind, node.name, make, conv, [x, *inputs, params], out, integer=True, macs=conv.macs, bounds=bounds
+            kind,
+            node.name,
+            make,
+            conv,
+            [x, *inputs, params],
+            out,
+            integer=True,
+            macs=conv.macs,
+            bounds=bounds,
+            types=types,
         )
+        return out
+
+    def _multipliers(self, cluster: Cluster, quant_x: Quant, w_scale: np.ndarray) -> np.ndarray:
+        """What a unit of the accumulator is worth, in steps of the output or in float32."""
+        with np.errstate(over="ignore"):
+            found = np.float32(quant_x.scale) * w_scale.astype(np.float32)
+            if not cluster.floating:
+                found = found / np.float32(self.graph.quant(cluster.end).scale)
+        if not np.isfinite(found).all():
+            raise ModelError(
+                f"{cluster.nodes[0].name}: its scales give no finite multiplier",
+                "check the model's quantization parameters",
+            )
+        return np.asarray(found)
+
+    def _output_params(self, cluster: Cluster, quant_x: Quant) -> np.ndarray:
+        """The kernel's `quant`; of a float32 result only z_x counts."""
+        if cluster.floating:
+            return np.array([0, 0, 0, 0, quant_x.zero], np.int32)
+        return _quant_params(cluster, quant_x, self.graph.quant(cluster.end))
 
     # operators on two or more activations
 
@@ -149,7 +167,7 @@ class IntegerLowering:
         return self._binary(cluster, sources, _mul_params)
 
     def _binary(self, cluster: Cluster, sources: Sequence[Value], parameters) -> Value:  # type: ignore[no-untyped-def]
-        node, name = cluster.nodes[0], cluster.quantize.outputs[0]
+        node, name = cluster.nodes[0], cluster.name
         shape = self.graph.shape(node.outputs[0])
         quants = [quant_of(self.graph, s) for s in cluster.sources]
         a, b = sources
@@ -157,7 +175,7 @@ class IntegerLowering:
             (a, b), quants = (b, a), quants[::-1]
         if a.shape != shape:
             a = expanded(self.mover, f"{name}:a", a, shape)
-        quant_y = self.graph.quant(cluster.quantize)
+        quant_y = self.graph.quant(cluster.end)
         params = parameters(quants[0], quants[1], quant_y)
         head = _quant_params(cluster, quants[0], quant_y)
         constant = self.emit.constant(f"{name}:params", np.concatenate([head, np.array(params, np.int32)]))
@@ -185,7 +203,7 @@ class IntegerLowering:
         return expanded(self.mover, f"{name}:b", b, a.shape, a.order), a.size
 
     def _concat(self, cluster: Cluster, sources: Sequence[Value]) -> Value:
-        node, name = cluster.nodes[0], cluster.quantize.outputs[0]
+        node, name = cluster.nodes[0], cluster.name
         shape = self.graph.shape(node.outputs[0])
         axis = int(node.attrs["axis"]) % len(shape)
         out = self.emit.tensor(name, "uint8", shape, sources[0].order)
@@ -202,9 +220,9 @@ class IntegerLowering:
     # operators on one activation
 
     def _average(self, cluster: Cluster, sources: Sequence[Value]) -> Value:
-        node, name = cluster.nodes[0], cluster.quantize.outputs[0]
+        node, name = cluster.nodes[0], cluster.name
         shape = self.graph.shape(node.outputs[0])
-        quant_x, quant_y = quant_of(self.graph, cluster.sources[0]), self.graph.quant(cluster.quantize)
+        quant_x, quant_y = quant_of(self.graph, cluster.sources[0]), self.graph.quant(cluster.end)
         pool, counts, x, order = self._average_shape(node, sources[0], shape)
         multipliers = (quant_x.scale / (quant_y.scale * counts)).astype(np.float32)
         out = self.emit.tensor(name, "uint8", shape, order)
@@ -244,7 +262,7 @@ class IntegerLowering:
         return pool, np.full((1, 1), float(count)), x, order
 
     def _max(self, cluster: Cluster, sources: Sequence[Value]) -> Value:
-        node, name = cluster.nodes[0], cluster.quantize.outputs[0]
+        node, name = cluster.nodes[0], cluster.name
         x = self._nhwc(sources[0], node)
         shape = self.graph.shape(node.outputs[0])
         out = self.emit.tensor(name, "uint8", shape, channels_last(len(shape)))
@@ -265,24 +283,24 @@ class IntegerLowering:
         return np.array([np.clip(np.rint(number / quant.scale) + quant.zero, 0, 255)]).astype(np.uint8)
 
     def _table(self, cluster: Cluster, sources: Sequence[Value]) -> Value:
-        quant_x, quant_y = quant_of(self.graph, cluster.sources[0]), self.graph.quant(cluster.quantize)
-        table = unary_table(self.graph, cluster.quantize.inputs[0], cluster.sources[0], quant_x, quant_y)
-        return self._apply_table(cluster.quantize.outputs[0], cluster.quantize.name, sources[0], table)
+        quant_x, quant_y = quant_of(self.graph, cluster.sources[0]), self.graph.quant(cluster.end)
+        table = unary_table(self.graph, cluster.end.inputs[0], cluster.sources[0], quant_x, quant_y)
+        return self._apply_table(cluster.name, cluster.end.name, sources[0], table)
 
     def _requantized(self, cluster: Cluster, value: Value) -> Value:
         """The value in the output's parameters, clipped: itself when nothing changes."""
-        source, name = cluster.sources[0], cluster.quantize.outputs[0]
+        source, name = cluster.sources[0], cluster.name
         if self._unchanged(cluster, source):
             return value
-        return self._apply_table(name, cluster.quantize.name, value, self._requant(cluster, source))
+        return self._apply_table(name, cluster.end.name, value, self._requant(cluster, source))
 
     def _unchanged(self, cluster: Cluster, source: str) -> bool:
         """Equal by name, never by value: the code must not depend on what training changes."""
         unclipped = cluster.low == -math.inf and cluster.high == math.inf
-        return unclipped and self.graph.producers[source].inputs[1:3] == cluster.quantize.inputs[1:3]
+        return unclipped and self.graph.producers[source].inputs[1:3] == cluster.end.inputs[1:3]
 
     def _requant(self, cluster: Cluster, source: str) -> np.ndarray:
-        x, y = quant_of(self.graph, source), self.graph.quant(cluster.quantize)
+        x, y = quant_of(self.graph, source), self.graph.quant(cluster.end)
         real = x.scale * (np.arange(256, dtype=np.float64) - x.zero)
         q = np.rint(np.minimum(np.maximum(real, cluster.low), cluster.high) / y.scale) + y.zero
         return np.asarray(np.clip(q, 0, 255).astype(np.uint8))
@@ -330,15 +348,7 @@ def pool_of(window: Window, in_shape: Sequence[int], out_shape: Sequence[int]) -
 def _next(cluster: Cluster, node: Node) -> str:
     """The output of a chain's node that the chain goes on with."""
     following = cluster.nodes[cluster.nodes.index(node) + 1 :]
-    return str(following[0].inputs[0] if following else cluster.quantize.inputs[0])
-
-
-def _integer_bias(bias: np.ndarray | None, scale: np.ndarray, count: int) -> np.ndarray:
-    if bias is None:
-        return np.zeros(count, np.int64)
-    if bias.dtype == np.int32:
-        return bias.reshape(-1).astype(np.int64)
-    return np.asarray(np.rint(bias.reshape(-1).astype(np.float64) / scale).astype(np.int64))
+    return str(following[0].inputs[0] if following else cluster.end.inputs[0])
 
 
 def _clip_range(cluster: Cluster, quant: Quant) -> tuple[int, int]:

@@ -12,7 +12,7 @@ import onnx
 from edgebuild.core.errors import CompileError
 from edgebuild.kernels.isa import Isa
 from edgebuild.stages.compile.attention import AttentionLowering
-from edgebuild.stages.compile.clusters import Cluster, is_activation, match
+from edgebuild.stages.compile.clusters import Cluster, is_activation, match, match_float
 from edgebuild.stages.compile.floats import FloatLowering, dequantized
 from edgebuild.stages.compile.graph import Graph, Node
 from edgebuild.stages.compile.moves import Mover
@@ -74,13 +74,12 @@ class _Driver:
         node = self.graph.producers.get(name)
         if node is None or self.graph.constant(name) is not None:
             return []
-        if node.op == "QuantizeLinear":
-            cluster = match(self.graph, node)
-            if cluster is not None:
-                self.clusters[name] = cluster
-                sources = (self.graph.producers[s] for s in cluster.sources)
-                return [s.inputs[0] for s in sources if self.graph.constant(s.inputs[0]) is None]
-        elif not self.floats.supports(node):
+        cluster = (match if node.op == "QuantizeLinear" else match_float)(self.graph, node)
+        if cluster is not None:
+            self.clusters[name] = cluster
+            sources = (self.graph.producers[s] for s in cluster.sources)
+            return [s.inputs[0] for s in sources if self.graph.constant(s.inputs[0]) is None]
+        if not self.floats.supports(node):
             raise node.unsupported("this operator is not supported")
         data = node.inputs[:1] if node.op in ("QuantizeLinear", "DequantizeLinear") else node.inputs
         return [i for i in data if i and self.graph.constant(i) is None]

@@ -5,10 +5,16 @@ from collections.abc import Mapping
 from edgebuild.kernels import schedules
 from edgebuild.kernels.conv import Conv, conv_kernel
 from edgebuild.kernels.depthwise import depthwise_kernel
+from edgebuild.kernels.epilogue import BYTES
 from edgebuild.stages.compile.values import Emitter, Step
 
 SCHEDULED = (conv_kernel, depthwise_kernel)
 """Kernels that take a `schedule`."""
+
+
+def is_scheduled(step: Step) -> bool:
+    """Whether blocks of a step are measured: those on bytes are. The cost model cuts the others."""
+    return step.make in SCHEDULED and step.option("types") == BYTES
 
 
 def schedule(emitter: Emitter, locked: Mapping[str, str]) -> None:
@@ -18,7 +24,7 @@ def schedule(emitter: Emitter, locked: Mapping[str, str]) -> None:
 
 
 def _scheduled(step: Step, emitter: Emitter, locked: Mapping[str, str], shipped: Mapping[str, str]) -> Step:
-    if step.make not in SCHEDULED:
+    if not is_scheduled(step):
         return step
     assert isinstance(step.spec, Conv)
     table = bool(step.option("table"))

@@ -28,7 +28,7 @@ from edgebuild.stages.compile.codegen import build_program
 from edgebuild.stages.compile.fuse import fuse
 from edgebuild.stages.compile.lower import lower
 from edgebuild.stages.compile.native import TABLE_OFFSET
-from edgebuild.stages.compile.schedule import SCHEDULED
+from edgebuild.stages.compile.schedule import is_scheduled
 from edgebuild.stages.compile.values import Emitter, Step
 
 if TYPE_CHECKING:
@@ -100,7 +100,7 @@ def layers_of(emitter: Emitter) -> list[Layer]:
     found: dict[str, Layer] = {}
     work: Counter[str] = Counter()
     for step in emitter.steps:
-        if step.make not in SCHEDULED:
+        if not is_scheduled(step):
             continue
         key = key_of(step)
         work[key] += step.macs
