@@ -13,6 +13,7 @@ import pytest
 from edgebuild.core.resources import resource
 
 ROOT = Path(__file__).resolve().parents[2] / "shared" / "data"
+ONNX = ROOT / "models" / "onnx"
 PYTORCH = ROOT / "models" / "pytorch"
 KERAS = ROOT / "models" / "tensorflow"
 REFERENCE = ROOT / "models" / "tflite-reference"
@@ -22,6 +23,12 @@ WEIGHTS = {
     "mobilenet_v1_025": PYTORCH / "mobilenet_v1_025_224_imagenet.safetensors",
 }
 """Weights of the recipes that need a file."""
+
+BENCHMARK_WEIGHTS = {
+    "resnet20_cifar10": PYTORCH / "resnet20_cifar10.safetensors",
+    "yolox_nano": PYTORCH / "yolox_nano_416_coco_fused.safetensors",
+}
+"""Weights of the recipes in tests/benchmarks/recipes."""
 
 EXPANSION_ONE = 1
 """The block of MobileNetV2 that does not expand."""
@@ -90,7 +97,24 @@ def people_set(folder: Path) -> Path:
     return _picture_set(folder, "people", licence, calibration, test, Path("labels.csv"))
 
 
-def _picture_set(folder: Path, name: str, licence: str, calibration: Path, test: Path, labels: Path) -> Path:
+def coco_set(folder: Path) -> Path:
+    """A calibration set in `folder`: COCO pictures with their boxes, scaled to fit as YOLOX was trained."""
+    calibration, test = require(ROOT / "coco-train2017-64"), require(ROOT / "coco-val2017-64")
+    folder.mkdir(parents=True, exist_ok=True)
+    licence = "pictures: Flickr's terms, annotations: CC BY 4.0; for measurement only"
+    return _picture_set(folder, "coco", licence, calibration, test, test / "labels", "letterbox", "letterbox")
+
+
+def _picture_set(
+    folder: Path,
+    name: str,
+    licence: str,
+    calibration: Path,
+    test: Path,
+    labels: Path,
+    cut: str = "center-crop",
+    cut_test: str = "stretch",
+) -> Path:
     (folder / "set.toml").write_text(
         f'''[set]
 name = "{name}"
@@ -99,11 +123,12 @@ kind = "images"
 
 [calibration]
 path = "{calibration / "images"}"
+resize = "{cut}"
 
 [test]
 path = "{test / "images"}"
 labels = "{labels}"
-resize = "stretch"
+resize = "{cut_test}"
 ''',
         encoding="utf-8",
     )
