@@ -35,7 +35,7 @@ from edgebuild.kernels.isa import Isa
 
 Tree = tuple[Any, ...]  # ("load", operand) | (operator, dtype of the result, *trees)
 
-_LIMITS = {"uint8": (0.0, 255.0), "int8": (-128.0, 127.0), "int32": (-2147483648.0, 2147483520.0)}
+_INTEGERS = {"uint8": (0, 255), "int8": (-128, 127), "int32": (-(2**31), 2**31 - 1), "int64": (-(2**63), 2**63 - 1)}
 _EXP = (1.39819994e-3, 8.33345205e-3, 4.16657962e-2, 1.66666657e-1, 0.5)
 
 _LOG = (
@@ -43,6 +43,7 @@ _LOG = (
     2.0000714765e-1, -2.4999993993e-1, 3.3333331174e-1,
 )  # fmt: skip
 _LEAST_LOG = 2.0**-126
+_LEVELS = {"uint8": (0.0, 255.0), "int16": (-32768.0, 32767.0)}  # of quantized tensors
 _ROOT_BITS = 0x3F3504F3  # sqrt(½)
 _ERF = (0.3275911, 1.061405429, -1.453152027, 1.421413741, -0.284496736, 0.254829592)
 
@@ -163,21 +164,36 @@ def _fenced(operation: Callable[[Expr, Expr], Expr]) -> Callable[[_Context, Expr
 
 def _convert(c: _Context, a: Expr) -> Expr:
     source = c.types[0]
-    if source == "float32" and c.dtype in _LIMITS:
-        low, high = _LIMITS[c.dtype]
-        a = cast("int32", T.min(T.max(a, c.constant(low)), c.constant(high)), c.lanes)
-    elif source == "float32" and c.dtype == "bool":
+    if source == "float32" and c.dtype in _INTEGERS:
+        return _truncated(c, a)
+    if source == "float32" and c.dtype == "bool":
         return a != c.constant(0.0)
     return cast(c.dtype, a, c.lanes)
 
 
+def _truncated(c: _Context, a: Expr) -> Expr:
+    """Saturates, and makes 0 of NaN: what a CPU's own conversion makes of them differs."""
+    least, most = _INTEGERS[c.dtype]
+    low, high = c.constant(float(least)), c.constant(float(most))  # rounded, the highest may be one more
+    inside = T.bind(T.Select(a > low, T.Select(a < high, a, c.constant(0.0)), c.constant(0.0)))
+    wide = "int32" if c.dtype in ("uint8", "int8") else c.dtype
+    number = cast(c.dtype, cast(wide, inside, c.lanes), c.lanes)
+    ends = [splat(getattr(T, c.dtype)(n), c.lanes) for n in (least, most)]
+    return T.Select(a <= low, ends[0], T.Select(a >= high, ends[1], number))
+
+
 def _quantize(c: _Context, a: Expr, scale: Expr, zero: Expr) -> Expr:
     """SPEC section 7, quantize: clamped before rounding, which is the same and cannot overflow."""
-    z = cast("int32", zero, c.lanes)
-    zf = cast("float32", z, c.lanes)
-    value = T.min(T.max(a / scale, c.constant(0.0) - zf), c.constant(255.0) - zf)
+    zf = cast("float32", cast("int32", zero, c.lanes), c.lanes)
+    low, high = (c.constant(bound) - zf for bound in _LEVELS[c.dtype])
+    return _requantize(c, a / scale, low, high, zero)
+
+
+def _requantize(c: _Context, steps: Expr, low: Expr, high: Expr, zero: Expr) -> Expr:
+    """float32 steps, clamped and rounded, plus the zero point."""
+    value = T.min(T.max(steps, low), high)
     rounded = bits("int32", value + c.constant(ROUND_MAGIC), c.lanes) - splat(T.int32(ROUND_BITS), c.lanes)
-    return cast("uint8", rounded + z, c.lanes)
+    return cast(c.dtype, rounded + cast("int32", zero, c.lanes), c.lanes)
 
 
 def _dequantize(c: _Context, q: Expr, scale: Expr, zero: Expr) -> Expr:
@@ -263,11 +279,21 @@ def _unary(name: str) -> Callable[[_Context, Expr], Expr]:
     return lambda c, a: intrinsic(f"llvm.{name}", vector("float32", c.lanes), a)
 
 
+def _integer_division(c: _Context, a: Expr, b: Expr) -> Expr:
+    """By 0 it gives what 1 would give, by −1 the opposite, which may wrap: a CPU may stop the program instead."""
+    zero, one = (splat(cast(c.dtype, n), c.lanes) for n in (0, 1))
+    if c.dtype == "uint8":
+        return T.truncdiv(a, T.max(b, one))
+    opposite = b == zero - one
+    divisor = T.Select(T.Or(b == zero, opposite), one, b)
+    return T.Select(opposite, zero - a, T.truncdiv(a, divisor))
+
+
 _OPERATORS: dict[str, Callable[..., Expr]] = {
     "add": _fenced(lambda a, b: a + b),
     "sub": _fenced(lambda a, b: a - b),
     "mul": _fenced(lambda a, b: a * b),
-    "div": lambda c, a, b: fence(a / b, c.lanes) if c.dtype == "float32" else T.truncdiv(a, b),
+    "div": lambda c, a, b: fence(a / b, c.lanes) if c.dtype == "float32" else _integer_division(c, a, b),
     "min": lambda _, a, b: T.min(a, b),
     "max": lambda _, a, b: T.max(a, b),
     "neg": lambda c, a: c.constant(-0.0) - a if c.dtype == "float32" else splat(cast(c.dtype, 0), c.lanes) - a,
@@ -294,6 +320,7 @@ _OPERATORS: dict[str, Callable[..., Expr]] = {
     "where": lambda _, condition, a, b: T.Select(condition, a, b),
     "cast": _convert,
     "quantize": _quantize,
+    "requantize": _requantize,
     "dequantize": _dequantize,
 }
 OPERATORS = frozenset(_OPERATORS)
@@ -312,14 +339,15 @@ class Reduce:
 
 
 def reduce_kernel(spec: Reduce, isa: Isa) -> Kernel:
-    """sum, mean, max, min, argmax (int64). Arguments: input, output."""
+    """sum, mean, max, min, argmax and argmax_last (int64). Arguments: input, output."""
     out_size = math.prod([s for s, _ in spec.kept])
     in_size = 1 + sum((n - 1) * s for n, s in (*spec.kept, *spec.reduced))
     inner = spec.kept[-1] if spec.kept else (1, 0)
-    vectorized = inner[1] == 1 and inner[0] > 1 and spec.kind != "argmax"
+    places = spec.kind.startswith("argmax")
+    vectorized = inner[1] == 1 and inner[0] > 1 and not places
     lanes = isa.wide_for(inner[0]) if vectorized else 1
     lines, steps = out_size // inner[0], -(-inner[0] // lanes)
-    out_dtype = "int64" if spec.kind == "argmax" else spec.dtype
+    out_dtype = "int64" if places else spec.dtype
     args = [("x", spec.dtype, in_size), ("y", out_dtype, out_size)]
     outer = spec.kept[:-1]
 
@@ -332,7 +360,7 @@ def reduce_kernel(spec: Reduce, isa: Isa) -> Kernel:
             target = line * inner[0] + place
             if _is_row(spec, isa):
                 _row_extremum(spec, isa.wide, x, source, y, target)
-            elif spec.kind == "argmax":
+            elif places:
                 _argmax(spec, body, x, source, y, target)
             else:
                 _fold(spec, body, x, source, y, target, lanes)
@@ -415,7 +443,7 @@ def _argmax(spec: Reduce, body: Body, x: Flat, source: Expr, y: Flat, target: Ex
 
     def element(offset: Expr, flat: Expr) -> None:
         value = T.bind(x.load(source + offset))
-        with when(value > best.get()):
+        with when(value >= best.get() if spec.kind == "argmax_last" else value > best.get()):
             best.set(value)
             where.set(cast("int64", flat))
 

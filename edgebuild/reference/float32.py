@@ -1,5 +1,6 @@
 """Section 8: float32 operators. Every operation rounds on its own; sums run in the order that the SPEC states."""
 
+import math
 from collections.abc import Callable
 
 import numpy as np
@@ -25,6 +26,8 @@ def run(node: Node, inputs: Inputs) -> list[Array]:
     """The outputs of one operator; ModelError when section 8 does not define it."""
     if node.op == "TopK":
         return _top_k(node, inputs)
+    if node.op == "LayerNormalization":
+        return [_layer_norm(node, inputs), *_deviation(node, inputs)][: len(node.outputs)]
     if is_move(node):
         return move(node, _first(node, inputs), inputs)
     operator = OPERATORS.get(node.op)
@@ -112,8 +115,9 @@ def _arg_max(node: Node, inputs: Inputs) -> Array:
     x = _first(node, inputs)
     axis = node.attributes.get("axis", 0) % x.ndim
     if node.attributes.get("select_last_index", 0):
-        raise ModelError(f"ArgMax ({node.name!r}): select_last_index is not supported", "take the first maximum")
-    found = np.argmax(x, axis=axis)
+        found = x.shape[axis] - 1 - np.argmax(np.flip(x, axis), axis=axis)
+    else:
+        found = np.argmax(x, axis=axis)
     return np.expand_dims(found, axis) if node.attributes.get("keepdims", 1) else found
 
 
@@ -163,6 +167,16 @@ def _layer_norm(node: Node, inputs: Inputs) -> Array:
     offset = inputs[2] if len(inputs) > 2 else None
     total = scaled + (np.float32(0) if offset is None else np.broadcast_to(offset, shape).reshape(-1))
     return np.asarray(total).reshape(x.shape)
+
+
+def _deviation(node: Node, inputs: Inputs) -> list[Array]:
+    """Mean, and 1 / deviation, which a layer normalization can give as well."""
+    x = _first(node, inputs)
+    axes = tuple(range(node.attributes.get("axis", -1) % x.ndim, x.ndim))
+    mean = _mean(x, axes, keep=True)
+    centred = x - mean
+    variance = _mean(centred * centred, axes, keep=True) + np.float32(node.attributes.get("epsilon", 1e-5))
+    return [mean, np.asarray(np.float32(1) / np.sqrt(variance))]
 
 
 def log(x: Array) -> Array:
@@ -266,10 +280,15 @@ def _gemm(node: Node, inputs: Inputs) -> Array:
     a, b = _first(node, inputs), _at(node, inputs, 1)
     a, b = a.T if node.attributes.get("transA") else a, b.T if node.attributes.get("transB") else b
     alpha, beta = (np.float32(node.attributes.get(k, 1.0)) for k in ("alpha", "beta"))
-    c = inputs[2] if len(inputs) > 2 and inputs[2] is not None else np.zeros(1, np.float32)
-    if alpha != 1 or beta != 1:
-        return np.asarray(matmul(a, b) * alpha + c * beta)
-    return fma_chain(a.T, b, np.zeros((a.shape[0], b.shape[1]), np.float32) + c)
+    c = inputs[2] if len(inputs) > 2 else None
+    start = np.zeros((a.shape[0], b.shape[1]), np.float32)
+    if alpha == 1 and (c is None or (beta == 1 and c.size == math.prod(c.shape[-1:]))):
+        return fma_chain(a.T, b, start if c is None else start + c)
+    product = fma_chain(a.T, b, start)
+    scaled = product if alpha == 1 else product * alpha
+    if c is None:
+        return scaled
+    return np.asarray(scaled + (c if beta == 1 else c * beta))
 
 
 def _conv(node: Node, inputs: Inputs) -> Array:
@@ -317,9 +336,9 @@ def max_pool_node(node: Node, x: Array) -> Array:
 
 def _resize(node: Node, inputs: Inputs) -> Array:
     mode = node.attributes.get("mode", b"nearest")
-    if mode != b"linear":
+    if mode not in {b"linear", b"cubic"}:
         raise ModelError(f"Resize ({node.name!r}): mode {mode.decode()} is not supported", "use nearest or linear")
-    return resize.linear(node, _first(node, inputs), inputs)
+    return resize.smooth(node, _first(node, inputs), inputs)
 
 
 def _cast(node: Node, inputs: Inputs) -> Array:
@@ -360,7 +379,12 @@ def clip_bounds(node: Node, inputs: Inputs) -> tuple[float | None, float | None]
 def _div(a: Array, b: Array) -> Array:
     if a.dtype.kind == "f":
         return np.asarray(a / b)
-    return np.asarray(np.sign(a) * np.sign(b) * (np.abs(a) // np.abs(b)), a.dtype)
+    divisor = np.where(b == 0, 1, b).astype(a.dtype)  # as a division by 1
+    if a.dtype.kind == "u":
+        return np.asarray(a // divisor)
+    opposite = divisor == -1
+    divisor = np.where(opposite, 1, divisor)
+    return np.where(opposite, np.negative(a), (a - np.fmod(a, divisor)) // divisor).astype(a.dtype)
 
 
 def _leaky_relu(node: Node, inputs: Inputs) -> Array:
@@ -416,7 +440,6 @@ OPERATORS: dict[str, Operator] = {
     "Mish": _unary(lambda x: x * tanh(_softplus(x))),
     "LogSoftmax": _softmax,
     "Log": _unary(log),
-    "LayerNormalization": _layer_norm,
     "Gelu": _gelu,
     "Erf": _unary(erf),
     "Elu": _elu,

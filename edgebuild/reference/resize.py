@@ -1,6 +1,7 @@
-"""Resize: nearest (a move) and linear with or without antialias (section 8.1)."""
+"""Resize: nearest (a move), and linear and cubic with or without antialias (section 8.1)."""
 
 import math
+from collections.abc import Callable
 
 import numpy as np
 
@@ -41,7 +42,9 @@ def _coordinate(mode: bytes, j: int, n: int, o: int, r: float) -> float | None:
     if mode == b"pytorch_half_pixel":
         return (j + 0.5) / r - 0.5 if o > 1 else 0.0
     if mode == b"align_corners":
-        return j * (n - 1) / (o - 1) if o > 1 else 0.0
+        return None if abs(n * r - o) > 1e-3 else j * (n - 1) / (o - 1) if o > 1 else 0.0
+    if mode == b"half_pixel_symmetric":
+        return n / 2 * (1 - o / (r * n)) + (j + 0.5) / r - 0.5
     return j / r if mode == b"asymmetric" else None
 
 
@@ -50,7 +53,7 @@ def coordinates(node: Node, n: int, o: int, r: float) -> list[float]:
     mode = node.attributes.get("coordinate_transformation_mode", b"half_pixel")
     found = [_coordinate(mode, j, n, o, r) for j in range(o)]
     if any(c is None for c in found):
-        raise _unsupported(node, f"coordinate_transformation_mode {mode.decode()}")
+        raise _unsupported(node, f"coordinate_transformation_mode {mode.decode()} with scale {r:g}")
     return [c for c in found if c is not None]
 
 
@@ -75,22 +78,46 @@ def nearest(node: Node, x: Array, inputs: list[Array | None]) -> Array:
     return x
 
 
-def linear_taps(cs: list[float], n: int, r: float, *, antialias: bool) -> tuple[Array, Array]:
+def _two(c: float, n: int) -> tuple[int, list[float]]:
+    clamped = min(max(c, 0.0), float(n - 1))
+    i = math.floor(clamped)
+    f = clamped - i
+    return i, [1.0 - f, f] if i + 1 < n else [1.0]
+
+
+def _keys(a: float) -> Callable[[float], float]:
+    """The cubic kernel, zero from 2 on."""
+    return lambda d: ((a + 2) * d - (a + 3)) * d * d + 1 if d < 1 else ((d - 5) * d + 8) * d * a - 4 * a
+
+
+def taps(node: Node, cs: list[float], n: int, r: float) -> tuple[Array, Array]:
     """Start indices [o] and float32 weights [o, T] of section 8.1."""
-    rows: list[tuple[int, list[float]]] = []
-    for c in cs:
-        if antialias and r < 1.0:
-            near = range(max(0, math.floor(c - 1 / r)), min(n, math.ceil(c + 1 / r) + 1))
-            inside = [t for t in near if abs(t - c) < 1 / r]
-            weights = [1.0 - abs(t - c) * r for t in inside]
-            total = sum(weights)
-            rows.append((inside[0], [w / total for w in weights]))
-        else:
-            clamped = min(max(c, 0.0), float(n - 1))
-            i = math.floor(clamped)
-            f = clamped - i
-            rows.append((i, [1.0 - f, f] if i + 1 < n else [1.0]))
-    return _aligned(rows, n)
+    scale = r if node.attributes.get("antialias", 0) and r < 1.0 else 1.0
+    cubic = node.attributes.get("mode") == b"cubic"
+    if not cubic and scale == 1.0:
+        return _aligned([_two(c, n) for c in cs], n)
+    kernel = _keys(node.attributes.get("cubic_coeff_a", -0.75)) if cubic else lambda d: 1.0 - d
+    support = (2.0 if cubic else 1.0) / scale
+    exclude = bool(node.attributes.get("exclude_outside", 0))
+    return _aligned([_filtered(c, n, scale, support, kernel, exclude=exclude) for c in cs], n)
+
+
+def _filtered(
+    c: float, n: int, scale: float, support: float, kernel: Callable[[float], float], *, exclude: bool
+) -> tuple[int, list[float]]:
+    """(Start, weights) of one output; a tap outside of the input, where it counts, is the nearest one inside."""
+    first, last = math.floor(c - support), math.ceil(c + support)
+    found = {t: kernel(abs(t - c) * scale) for t in range(first, last + 1) if abs(t - c) < support}
+    if exclude:
+        found = {t: weight for t, weight in found.items() if 0 <= t < n}
+    if not found:
+        return min(max(round(c), 0), n - 1), [1.0]
+    total = sum(found.values()) if exclude or scale < 1.0 else 1.0
+    inside: dict[int, float] = {}
+    for t, weight in found.items():
+        place = min(max(t, 0), n - 1)
+        inside[place] = inside.get(place, 0.0) + weight / total
+    return min(inside), list(inside.values())
 
 
 def _aligned(rows: list[tuple[int, list[float]]], n: int) -> tuple[Array, Array]:
@@ -103,15 +130,14 @@ def _aligned(rows: list[tuple[int, list[float]]], n: int) -> tuple[Array, Array]
     return np.array(starts), table
 
 
-def linear(node: Node, x: Array, inputs: list[Array | None]) -> Array:
-    """Linear resize of float32, the last axis first."""
+def smooth(node: Node, x: Array, inputs: list[Array | None]) -> Array:
+    """Linear or cubic resize of float32, the last axis first."""
     sizes, scales = target(node, inputs, x.shape)
-    antialias = bool(node.attributes.get("antialias", 0))
     for axis in reversed(range(x.ndim)):
         n, o, r = x.shape[axis], sizes[axis], scales[axis]
         if o == n and r == 1.0:
             continue
-        starts, weights = linear_taps(coordinates(node, n, o, r), n, r, antialias=antialias)
+        starts, weights = taps(node, coordinates(node, n, o, r), n, r)
         shape = [1] * x.ndim
         shape[axis] = o
         total = np.take(x, starts, axis=axis) * weights[:, 0].reshape(shape)

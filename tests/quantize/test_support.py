@@ -43,10 +43,10 @@ def test_what_no_output_needs_does_not_count(rng: np.random.Generator) -> None:
 
 
 def test_the_list_is_what_the_lowering_knows() -> None:
-    from edgebuild.stages.compile.floats import _HANDLERS, ELEMENTWISE
+    from edgebuild.stages.compile.floats import _HANDLERS, _SEVERAL, ELEMENTWISE
     from edgebuild.stages.compile.moves import _MOVES
 
-    assert ELEMENTWISE | set(_HANDLERS) | set(_MOVES) | {"TopK"} == OPERATORS
+    assert ELEMENTWISE | set(_HANDLERS) | set(_MOVES) | set(_SEVERAL) == OPERATORS
 
 
 def test_float_models_are_folded_only(rng: np.random.Generator) -> None:

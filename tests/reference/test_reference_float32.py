@@ -5,6 +5,7 @@ import pytest
 from quantize.models import model, normal, run
 
 from edgebuild.reference import Interpreter, float32, resize
+from edgebuild.reference.model import Node
 
 RNG = np.random.default_rng(2)
 UNARY = ["Abs", "Ceil", "Exp", "Floor", "HardSigmoid", "HardSwish", "LeakyRelu", "Neg", "Reciprocal", "Relu", "Round",
@@ -94,7 +95,8 @@ def test_antialias_agrees_with_torch(size: tuple[int, int]) -> None:
 
 
 def test_taps_of_one_axis_have_one_length_and_stay_inside() -> None:
-    starts, weights = resize.linear_taps([(j + 0.5) * 2.5 - 0.5 for j in range(4)], 10, 0.4, antialias=True)
+    node = Node("Resize", "r", ("x",), ("y",), {"mode": b"linear", "antialias": 1, "exclude_outside": 1})
+    starts, weights = resize.taps(node, [(j + 0.5) * 2.5 - 0.5 for j in range(4)], 10, 0.4)
     assert weights.sum(axis=1) == pytest.approx(np.ones(4), abs=1e-6)
     assert starts.min() >= 0
     assert (starts + weights.shape[1]).max() <= 10

@@ -122,8 +122,8 @@ class FloatLowering:
             return {node.outputs[0]: self._map(node)}
         if is_move(node):
             return self._move(node)
-        if node.op == "TopK":
-            return self._top_k(node)
+        if node.op in _SEVERAL:
+            return _SEVERAL[node.op](self, node)
         if node.op in _HANDLERS:
             return {node.outputs[0]: _HANDLERS[node.op](self, node)}
         if node.op in THROUGH_TVM:
@@ -142,6 +142,8 @@ class FloatLowering:
             return None
         if node.inputs[0] in self.integers:
             return None
+        if layer.op == "Gemm" and not self._is_plain(layer):
+            return None
         bounds = [self.graph.constant(i) for i in node.inputs[1:] if i]
         return layer if all(v is not None and v.size == 1 for v in bounds) else None
 
@@ -154,7 +156,7 @@ class FloatLowering:
         return (-math.inf if low is None else low), (math.inf if high is None else high)
 
     def supports(self, node: Node) -> bool:
-        own = node.op in ELEMENTWISE or is_move(node) or node.op in _HANDLERS or node.op == "TopK"
+        own = node.op in ELEMENTWISE or is_move(node) or node.op in _HANDLERS or node.op in _SEVERAL
         return own or node.op in THROUGH_TVM
 
     def _imported(self, node: Node) -> dict[str, Value]:
@@ -190,16 +192,19 @@ class FloatLowering:
         if not found.admits(node):
             raise node.unsupported(f"more than {_MAX_OPERANDS} inputs")
         tree = self._tree(name, shape, found, root=True)
-        operands = found.values
+        return self._mapped(node.name, name, shape, tree, found.values)
+
+    def _mapped(self, label: str, name: str, shape: tuple[int, ...], tree: Tree, operands: list[Value]) -> Value:
+        """A new tensor `name`, made by the call `label` of a map."""
         order = self._order(shape, operands)
-        out = self.emit.tensor(name, self.graph.dtype(name), shape, order)
+        out = self.emit.tensor(name, _tree_dtype(tree), shape, order)
         walks = [_broadcast_strides(v, shape, order) for v in operands]
         dims, strides = collapse(out.memory_shape, [*walks, [out.strides[a] for a in order]])
         inner = dims[-1]
         dims, strides = self._widened(name, dims, strides, operands)
         period = inner if dims[-1] != inner else 0
         pairs = tuple((v.dtype, s) for v, s in zip(operands, strides, strict=False))
-        self.emit.call("map", node.name, map_kernel, Map(dims, out.dtype, pairs, tree, period), operands, out)
+        self.emit.call("map", label, map_kernel, Map(dims, out.dtype, pairs, tree, period), operands, out)
         return out
 
     def _widened(
@@ -261,23 +266,27 @@ class FloatLowering:
         if node.op in _UNARY:
             return (_UNARY[node.op], dtype, child(0))
         if node.op in ("QuantizeLinear", "DequantizeLinear"):
-            self.graph.quant(node)
-            kind = "quantize" if node.op == "QuantizeLinear" else "dequantize"
-            zero = child(2) if node.input(2) else ("cast", "uint8", number(0.0))
-            return (kind, dtype, child(0), child(1), zero)
+            return self._converted(node, dtype, child, number)
         if node.op == "Cast":
-            if int(node.attrs["to"]) not in _CASTS:
-                raise node.unsupported("cast to this type")
-            source = child(0)
-            return source if _tree_dtype(source) == dtype else ("cast", dtype, source)
+            return _cast(node, dtype, child(0))
         if node.op == "Pow":
             return self._power(node, child, number)
         if node.op == "Where":
             return ("where", dtype, child(0), child(1), child(2))
+        if node.op in ("Clip", "Relu"):
+            return _clipped(node, dtype, child, number)
+        self._check_float(node)
         return _ACTIVATIONS[node.op](node, child, number)
+
+    def _converted(self, node: Node, dtype: str, child: Callable[[int], Tree], number: Callable[[float], Tree]) -> Tree:
+        self.graph.quant(node)
+        kind = "quantize" if node.op == "QuantizeLinear" else "dequantize"
+        zero = child(2) if node.input(2) else ("cast", "uint8", number(0.0))
+        return (kind, dtype, child(0), child(1), zero)
 
     def _power(self, node: Node, child: Callable[[int], Tree], number: Callable[[float], Tree]) -> Tree:
         """SPEC section 8, pow: the exponent is part of the structure."""
+        self._check_float(node)
         exponent = self.graph.constant(node.inputs[1])
         if exponent is None or exponent.size != 1:
             raise node.unsupported("the exponent must be one constant number")
@@ -307,7 +316,7 @@ class FloatLowering:
         if node.op == "Gather" and self.graph.constant(node.inputs[1]) is None:
             return {node.outputs[0]: self._lookup(node)}
         value = self.value(node.inputs[0])
-        fill = self.graph.constant(node.input(2)) if node.op == "Pad" and node.input(2) else None
+        fill = self.graph.need_constant(node, 2) if node.op == "Pad" and node.input(2) else None
         return self.mover.move(node, value, np.zeros(1, np.float32) if fill is None else fill)
 
     def _concat(self, node: Node) -> Value:
@@ -325,17 +334,23 @@ class FloatLowering:
 
     def _reduce(self, node: Node) -> Value:
         axes = reduce_axes(self.graph, node)
+        if node.op == "ReduceMean":
+            self._check_float(node)
         return self._reduced(node, _REDUCES[node.op], axes) if axes else self.value(node.inputs[0])
 
     def _argmax(self, node: Node) -> Value:
-        if node.attrs.get("select_last_index", 0):
-            raise node.unsupported("select_last_index")
         rank = len(self.graph.shape(node.inputs[0]))
-        return self._reduced(node, "argmax", [int(node.attrs.get("axis", 0)) % rank])
+        kind = "argmax_last" if node.attrs.get("select_last_index", 0) else "argmax"
+        return self._reduced(node, kind, [int(node.attrs.get("axis", 0)) % rank])
 
     def _reduced(self, node: Node, kind: str, axes: list[int]) -> Value:
         x, name = self.value(node.inputs[0]), node.outputs[0]
-        shape = self.graph.shape(name)
+        return self._along(node.name, name, kind, x, axes, self.graph.shape(name), self.graph.dtype(name))
+
+    def _along(
+        self, label: str, name: str, kind: str, x: Value, axes: Sequence[int], shape: Sequence[int], dtype: str
+    ) -> Value:
+        """A reduction of `x` over `axes`, into a new tensor `name`."""
         kept_axes = [a for a in x.order if a not in axes]
         keep = len(shape) == len(x.shape)
         renamed = {a: a if keep else sum(b not in axes for b in range(a)) for a in kept_axes}
@@ -343,8 +358,9 @@ class FloatLowering:
         order = (*ones, *(renamed[a] for a in kept_axes))
         kept = tuple((x.shape[a], x.strides[a]) for a in kept_axes if x.shape[a] > 1)
         reduced = tuple((x.shape[a], x.strides[a]) for a in axes)
-        out = self.emit.tensor(name, self.graph.dtype(name), shape, order)
-        self.emit.call("reduce", node.name, reduce_kernel, Reduce(kind, x.dtype, kept, reduced), [x], out)
+        out = self.emit.tensor(name, dtype, shape, order)
+        spec = Reduce(kind, "uint8" if x.dtype == "bool" else x.dtype, kept, reduced)
+        self.emit.call("reduce", label, reduce_kernel, spec, [x], out)
         return out
 
     def _softmax(self, node: Node) -> Value:
@@ -356,11 +372,10 @@ class FloatLowering:
         self.emit.call("softmax", node.name, softmax_kernel, spec, [x], out, log=node.op == "LogSoftmax")
         return out
 
-    def _layer_norm(self, node: Node) -> Value:
+    def _layer_norm(self, node: Node) -> dict[str, Value]:
         x, rank = self.value(node.inputs[0]), len(self.graph.shape(node.inputs[0]))
-        if len(node.outputs) > 1:
-            raise node.unsupported("mean and deviation as further outputs")
         axis = int(node.attrs.get("axis", -1)) % rank
+        further = self._deviation(node, x, axis)
         x = self.mover.ordered(x, [*(a for a in x.order if a < axis), *range(axis, rank)], node.name)
         shape, size = x.shape[axis:], int(np.prod(x.shape[axis:]))
         operands = [x]
@@ -371,13 +386,36 @@ class FloatLowering:
         operands.append(self.emit.constant(f"{node.name}:epsilon", epsilon))
         out = self.emit.tensor(node.outputs[0], "float32", x.shape, x.order)
         self.emit.call("layer_norm", node.name, float_norm_kernel, Rows(x.size // size, size), operands, out)
-        return out
+        return {node.outputs[0]: out, **further}
+
+    def _deviation(self, node: Node, x: Value, axis: int) -> dict[str, Value]:
+        """Mean and 1 / deviation of a LayerNormalization, where they are asked for (SPEC section 8)."""
+        names = [name if self.demands.get(name) else "" for name in (*node.outputs[1:], "", "")][:2]
+        if not any(names):
+            return {}
+        axes, shape = range(axis, len(x.shape)), (*x.shape[:axis], *[1] * (len(x.shape) - axis))
+
+        def mean(stem: str, value: Value) -> Value:
+            return self._along(node.name, stem, "mean", value, axes, shape, "float32")
+
+        average = mean(f"{node.name}:mean", x)
+        apart: Tree = ("sub", "float32", ("load", 0, "float32"), ("load", 1, "float32"))
+        squares = self._mapped(
+            node.name, f"{node.name}:squares", x.shape, ("mul", "float32", apart, apart), [x, average]
+        )
+        numbers = np.array([1.0], np.float32), np.array([node.attrs.get("epsilon", 1e-5)], np.float32)
+        one, epsilon = (self.emit.constant(f"{node.name}:number{i}", n) for i, n in enumerate(numbers))
+        root: Tree = ("sqrt", "float32", ("add", "float32", ("load", 0, "float32"), ("load", 1, "float32")))
+        inverse = ("div", "float32", ("load", 2, "float32"), root)
+        variance = mean(f"{node.name}:variance", squares)
+        deviation = self._mapped(node.name, f"{node.name}:inverse", shape, inverse, [variance, epsilon, one])
+        return {name: value for name, value in zip(names, (average, deviation), strict=True) if name}
 
     def _top_k(self, node: Node) -> dict[str, Value]:
         x, count = self.value(node.inputs[0]), int(self.graph.need_constant(node, 1).reshape(()))
         axis = int(node.attrs.get("axis", -1)) % len(x.shape)
         if x.dtype != "float32" or count > x.shape[axis]:
-            raise node.unsupported("more than there is, or of other numbers than float32")
+            raise node.unsupported(f"the first {count} of {x.shape[axis]} of {x.dtype}; float32 is supported")
         order = [*(a for a in x.order if a != axis), axis]
         x = self.mover.ordered(x, order, node.name)
         shape = [count if a == axis else n for a, n in enumerate(x.shape)]
@@ -399,12 +437,9 @@ class FloatLowering:
         return out
 
     def _resize(self, node: Node) -> Value:
-        if node.text("mode", "nearest") != "linear":
+        if node.text("mode", "nearest") not in ("linear", "cubic"):
             raise node.unsupported(f"mode {node.text('mode', 'nearest')}")
-        if node.text("keep_aspect_ratio_policy", "stretch") != "stretch":
-            raise node.unsupported("keep_aspect_ratio_policy")
-        if node.attrs.get("antialias", 0) and not node.attrs.get("exclude_outside", 0):
-            raise node.unsupported("antialias without exclude_outside=1")
+        self._check_float(node)
         value, shape = self.value(node.inputs[0]), self.graph.shape(node.outputs[0])
         scales = resize_scales(self.graph, node, value.shape, shape)
         for axis in reversed(range(len(shape))):
@@ -413,7 +448,7 @@ class FloatLowering:
         return value
 
     def _resize_axis(self, node: Node, x: Value, axis: int, count: int, scale: float) -> Value:
-        starts, weights = linear_taps(node, x.shape[axis], count, scale)
+        starts, weights = resize_taps(node, x.shape[axis], count, scale)
         name = f"{node.outputs[0]}:{axis}"
         place, memory = x.order.index(axis), x.memory_shape
         outer, inner = int(np.prod(memory[:place])), int(np.prod(memory[place + 1 :]))
@@ -425,24 +460,40 @@ class FloatLowering:
         return out
 
     def _matmul(self, node: Node, clip: Clip = None) -> Value:
-        shapes = [self.graph.shape(i) for i in node.inputs[:2]]
-        if min(map(len, shapes)) < 2:
-            raise node.unsupported("vectors; reshape to matrices")
+        self._check_float(node)
+        if min(len(self.graph.shape(name)) for name in node.inputs) < 2:
+            return self._vectors(node, clip)
         shape, weights = self.graph.shape(node.outputs[0]), self._constant(node.inputs[1])
         if weights is not None and weights.ndim == 2:
             a = self._row_major(self.value(node.inputs[0]), node)
             return self._dense(node, a, weights.T, None, shape, clip)
         a, b = (self._row_major(self.value(i), node) for i in node.inputs[:2])
+        return self._matrices(node, a, b, shape, clip)
+
+    def _vectors(self, node: Node, clip: Clip) -> Value:
+        """A vector on the left is a row, on the right a column."""
+        a, b = (self._row_major(self.value(i), node) for i in node.inputs[:2])
+        shape = self.graph.shape(node.outputs[0])
+        left, right = len(a.shape) == 1, len(b.shape) == 1
+        a = a.seen((1, *a.shape), row_major(2)) if left else a
+        b = b.seen((*b.shape, 1), row_major(2)) if right else b
+        lead = shape[: len(shape) - 2 + left + right]
+        made = self._matrices(node, a, b, (*lead, a.shape[-2], b.shape[-1]), clip)
+        return made.seen(shape, row_major(len(shape)))
+
+    def _matrices(self, node: Node, a: Value, b: Value, shape: tuple[int, ...], clip: Clip) -> Value:
         rows, depth, columns = a.shape[-2], a.shape[-1], b.shape[-1]
         if b.size == depth * columns:
             spec = FloatProduct(1, a.size // depth, depth, columns, shared=True, clip=clip is not None)
         else:
             a, b = (self._spread(node, v, (*shape[:-2], *v.shape[-2:])) for v in (a, b))
             spec = FloatProduct(a.size // (rows * depth), rows, depth, columns, shared=False, clip=clip is not None)
-        return self._product(node, spec, [a, b], clip)
+        return self._product(node, spec, [a, b], shape, clip)
 
-    def _product(self, node: Node, spec: FloatProduct, operands: list[Value], clip: Clip) -> Value:
-        out = self.emit.tensor(node.outputs[0], "float32", self.graph.shape(node.outputs[0]))
+    def _product(
+        self, node: Node, spec: FloatProduct, operands: list[Value], shape: Sequence[int], clip: Clip
+    ) -> Value:
+        out = self.emit.tensor(node.outputs[0], "float32", shape)
         macs = operands[0].size * spec.columns
         operands = [*operands, *self._bounds(node, clip)]
         self.emit.call("matmul", node.name, float_product_kernel, spec, operands, out, macs=macs)
@@ -466,28 +517,56 @@ class FloatLowering:
         return value if value.shape == shape else expanded(self.mover, f"{node.name}:batch", value, shape)
 
     def _gemm(self, node: Node, clip: Clip = None) -> Value:
-        if node.attrs.get("alpha", 1.0) != 1.0 or node.attrs.get("beta", 1.0) != 1.0:
-            raise node.unsupported("alpha and beta")
-        a, shape = self.value(node.inputs[0]), self.graph.shape(node.outputs[0])
-        a = self._row_major(_turned(a) if node.attrs.get("transA", 0) else a, node)
-        weights = self._constant(node.inputs[1])
+        self._check_float(node)
+        if not self._is_plain(node):
+            return self._scaled_gemm(node)
+        shape = self.graph.shape(node.outputs[0])
         bias = self._constant(node.inputs[2]) if node.input(2) else None
-        if weights is not None and (bias is not None or not node.input(2)):
-            weights = weights if node.attrs.get("transB", 0) else weights.T
-            return self._dense(node, a, weights, self._vector(node, bias, shape[1]), shape, clip)
-        b = self.value(node.inputs[1])
-        operands = [a, self._row_major(_turned(b) if node.attrs.get("transB", 0) else b, node)]
-        if node.input(2):
-            operands.append(self._spread(node, self.value(node.inputs[2]), (shape[1],)))
-        spec = FloatProduct(1, shape[0], a.shape[1], shape[1], True, bool(node.input(2)), clip is not None)
-        return self._product(node, spec, operands, clip)
+        if self._constant(node.inputs[1]) is not None and (bias is not None or not node.input(2)):
+            vector = None if bias is None else np.broadcast_to(bias.reshape(-1), shape[1:])
+            return self._gemm_of(node, vector, clip)
+        added = self._spread(node, self._flat(self.value(node.inputs[2]), node), shape[1:]) if node.input(2) else None
+        return self._gemm_of(node, added, clip)
 
-    def _vector(self, node: Node, bias: np.ndarray | None, count: int) -> np.ndarray | None:
-        if bias is not None and bias.size not in (1, count):
-            raise node.unsupported("a bias that is not a vector")
-        return None if bias is None else np.broadcast_to(bias.reshape(-1), (count,))
+    def _is_plain(self, node: Node) -> bool:
+        """Whether a Gemm is a product that starts at one value a column."""
+        shape = self.graph.shape(node.input(2)) if node.input(2) else ()
+        plain = node.attrs.get("alpha", 1.0) == 1.0 and (not node.input(2) or node.attrs.get("beta", 1.0) == 1.0)
+        return plain and math.prod(shape[:-1]) == 1
+
+    def _scaled_gemm(self, node: Node) -> Value:
+        """α and β, or a C with more than one row: SPEC section 8 has them behind the product."""
+        shape, name = self.graph.shape(node.outputs[0]), node.outputs[0]
+        operands = Operands([self._gemm_of(node, None, None)])
+
+        def scaled(tree: Tree, attribute: str) -> Tree:
+            factor = float(node.attrs.get(attribute, 1.0))
+            return tree if factor == 1.0 else ("mul", "float32", tree, self._number(node, factor, operands))
+
+        tree = scaled(("load", 0, "float32"), "alpha")
+        if node.input(2):
+            added = scaled(("load", operands.add(self.value(node.inputs[2])), "float32"), "beta")
+            tree = ("add", "float32", tree, added)
+        return self._mapped(node.name, name, shape, tree, operands.values)
+
+    def _gemm_of(self, node: Node, start: "np.ndarray | Value | None", clip: Clip) -> Value:
+        """The product of a Gemm, which starts at one value a column, or at 0."""
+        a, b, shape = self.value(node.inputs[0]), node.inputs[1], self.graph.shape(node.outputs[0])
+        a = self._row_major(_turned(a) if node.attrs.get("transA", 0) else a, node)
+        weights = self._constant(b)
+        if weights is not None and not isinstance(start, Value):
+            return self._dense(node, a, weights if node.attrs.get("transB", 0) else weights.T, start, shape, clip)
+        right = _turned(self.value(b)) if node.attrs.get("transB", 0) else self.value(b)
+        operands = [a, self._row_major(right, node), *([start] if isinstance(start, Value) else [])]
+        spec = FloatProduct(1, shape[0], a.shape[1], shape[1], True, len(operands) > 2, clip is not None)
+        return self._product(node, spec, operands, shape, clip)
+
+    def _flat(self, value: Value, node: Node) -> Value:
+        """A value of one row as a vector."""
+        return self._row_major(value, node).seen((value.size,), (0,))
 
     def _conv(self, node: Node, clip: Clip = None) -> Value:
+        self._check_float(node)
         x, shape = self.value(node.inputs[0]), self.graph.shape(node.outputs[0])
         rank = len(shape)
         weights = self._constant(node.inputs[1])
@@ -537,8 +616,11 @@ class FloatLowering:
 
     def _pool(self, node: Node) -> Value:
         x, shape = self.value(node.inputs[0]), self.graph.shape(node.outputs[0])
-        if len(node.outputs) > 1 or len(shape) not in (3, 4):
-            raise node.unsupported("indices as a second output, or more than two spatial dimensions")
+        if any(node.outputs[1:]):
+            raise node.unsupported("indices as a second output")
+        if len(shape) not in (3, 4):
+            raise node.unsupported(f"{len(shape) - 2} spatial dimensions; 1 and 2 are supported")
+        self._check_float(node)
         x = self.mover.ordered(x, channels_last(len(shape)), node.name)
         kind = "max" if node.op.endswith("MaxPool") else "average"
         pool = whole_pool(x.shape)
@@ -553,6 +635,12 @@ class FloatLowering:
         out = self.emit.tensor(node.outputs[0], "float32", shape, channels_last(len(shape)))
         self.emit.call(f"{kind}_pool", node.name, float_pool_kernel, pool, operands, out, reduction=kind)
         return out
+
+    def _check_float(self, node: Node) -> None:
+        """Raises ModelError for an operator that is defined on float32 only (SPEC section 8) and reads another type."""
+        dtype = self.graph.dtype(node.inputs[0])
+        if dtype != "float32":
+            raise node.unsupported(f"on {dtype}; float32 is supported")
 
     def _row_major(self, value: Value, node: Node) -> Value:
         return self.mover.ordered(value, row_major(len(value.shape)), node.name)
@@ -569,11 +657,18 @@ def dequantized(graph: Graph, dq: Node) -> np.ndarray:
     return np.asarray((q.astype(np.int32) - zero.astype(np.int32)).astype(np.float32) * scale)
 
 
-def linear_taps(node: Node, size: int, count: int, scale: float) -> tuple[np.ndarray, np.ndarray]:
+def resize_taps(node: Node, size: int, count: int, scale: float) -> tuple[np.ndarray, np.ndarray]:
     """SPEC section 8.1: (start int32 [count], weights float32 [count, taps])."""
     centers = source_coordinates(node, size, count, scale)
-    antialias = bool(node.attrs.get("antialias", 0)) and scale < 1
-    rows = [_antialias_taps(c, size, scale) if antialias else _two_taps(c, size) for c in centers]
+    shrunk = scale if node.attrs.get("antialias", 0) and scale < 1 else 1.0
+    outside = bool(node.attrs.get("exclude_outside", 0))
+    if node.text("mode", "") == "cubic":
+        a = float(node.attrs.get("cubic_coeff_a", -0.75))
+        rows = [_filtered(c, size, shrunk, 2.0, outside, lambda d: _cubic(d, a)) for c in centers]
+    elif shrunk < 1:
+        rows = [_filtered(c, size, shrunk, 1.0, outside, lambda d: 1.0 - d) for c in centers]
+    else:
+        rows = [_two_taps(c, size) for c in centers]
     taps = max(len(w) for _, w in rows)
     starts, weights = np.zeros(count, np.int32), np.zeros((count, taps))
     for j, (start, row) in enumerate(rows):
@@ -590,13 +685,31 @@ def _two_taps(center: float, size: int) -> tuple[int, list[float]]:
     return (i, [1.0 - f, f]) if i + 1 < size else (i, [1.0])
 
 
-def _antialias_taps(center: float, size: int, scale: float) -> tuple[int, list[float]]:
-    support = 1.0 / scale
-    inside = [t for t in range(max(0, int(center - support) - 1), min(size, int(center + support) + 2))
-              if abs(t - center) < support]  # fmt: skip
-    weights = [1.0 - abs(t - center) * scale for t in inside]
-    total = sum(weights)
-    return inside[0], [w / total for w in weights]
+def _filtered(
+    center: float, size: int, scale: float, reach: float, outside: bool, weight: Callable[[float], float]
+) -> tuple[int, list[float]]:
+    """Taps closer than reach / scale; those outside of the input are left out (`outside`), or moved to its end."""
+    support = reach / scale
+    near = [t for t in range(math.floor(center - support), math.ceil(center + support) + 1)
+            if abs(t - center) < support and (not outside or 0 <= t < size)]  # fmt: skip
+    if not near:
+        return min(max(round(center), 0), size - 1), [1.0]
+    weights = [weight(abs(t - center) * scale) for t in near]
+    if scale < 1 or outside:
+        total = sum(weights)
+        weights = [w / total for w in weights]
+    places = [min(max(t, 0), size - 1) for t in near]
+    row = [0.0] * (places[-1] - places[0] + 1)
+    for place, w in zip(places, weights, strict=True):
+        row[place - places[0]] += w
+    return places[0], row
+
+
+def _cubic(d: float, a: float) -> float:
+    """Keys' kernel at distance d < 2."""
+    if d < 1:
+        return ((a + 2) * d - (a + 3)) * d * d + 1
+    return ((d - 5) * d + 8) * d * a - 4 * a
 
 
 def _turned(value: Value) -> Value:
@@ -614,11 +727,20 @@ def _tree_dtype(tree: Tree) -> str:
     return str(tree[2] if tree[0] == "load" else tree[1])
 
 
-def _clip(node: Node, child: Callable[[int], Tree], _: Callable[[float], Tree]) -> Tree:
+def _cast(node: Node, dtype: str, source: Tree) -> Tree:
+    if int(node.attrs["to"]) not in _CASTS:
+        raise node.unsupported("cast to this type")
+    return source if _tree_dtype(source) == dtype else ("cast", dtype, source)
+
+
+def _clipped(node: Node, dtype: str, child: Callable[[int], Tree], number: Callable[[float], Tree]) -> Tree:
+    """Relu and Clip, on any type."""
     tree = child(0)
+    if node.op == "Relu":
+        return ("max", dtype, tree, number(0.0) if dtype == "float32" else ("cast", dtype, number(0.0)))
     if node.input(1):
-        tree = ("max", "float32", tree, child(1))
-    return ("min", "float32", tree, child(2)) if node.input(2) else tree
+        tree = ("max", dtype, tree, child(1))
+    return ("min", dtype, tree, child(2)) if node.input(2) else tree
 
 
 def _leaky(node: Node, child: Callable[[int], Tree], number: Callable[[float], Tree]) -> Tree:
@@ -711,8 +833,6 @@ def _prelu(_: Node, child: Callable[[int], Tree], number: Callable[[float], Tree
 
 
 _ACTIVATIONS: dict[str, Callable[[Node, Callable[[int], Tree], Callable[[float], Tree]], Tree]] = {
-    "Relu": lambda _, child, number: ("max", "float32", child(0), number(0.0)),
-    "Clip": _clip,
     "LeakyRelu": _leaky,
     "HardSigmoid": lambda n, child, number: _hard(
         child(0), float(n.attrs.get("alpha", 0.2)), float(n.attrs.get("beta", 0.5)), number
@@ -735,12 +855,16 @@ _LAYERS: dict[str, Callable[[FloatLowering, Node, Clip], Value]] = {
     "Gemm": FloatLowering._gemm,
     "MatMul": FloatLowering._matmul,
 }
+_SEVERAL: dict[str, Callable[[FloatLowering, Node], dict[str, Value]]] = {
+    "TopK": FloatLowering._top_k,
+    "LayerNormalization": FloatLowering._layer_norm,
+}
+"""Operators with several outputs."""
 _HANDLERS: dict[str, Callable[..., Any]] = {
     **dict.fromkeys(_REDUCES, FloatLowering._reduce),
     "ArgMax": FloatLowering._argmax,
     "Softmax": FloatLowering._softmax,
     "LogSoftmax": FloatLowering._softmax,
-    "LayerNormalization": FloatLowering._layer_norm,
     "Resize": FloatLowering._resize,
     **_LAYERS,
     "Concat": FloatLowering._concat,

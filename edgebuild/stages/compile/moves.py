@@ -63,7 +63,7 @@ class Mover:
                 max(1, out.size),
                 in_offset,
                 start,
-                table is not None,
+                table.dtype if table is not None else "",
             )
         )
         inputs = [source] if table is None else [source, table]
@@ -259,7 +259,8 @@ def _depth_to_space(mover: Mover, node: Node, value: Value, _: np.ndarray) -> di
 def _space_to_depth(mover: Mover, node: Node, value: Value, _: np.ndarray) -> dict[str, Value]:
     block = int(node.attrs["blocksize"])
     n, c, h, w = value.shape
-    return _shuffle(mover, node, value, (n, c, h // block, block, w // block, block), (0, 3, 5, 1, 2, 4))
+    perm = (0, 1, 3, 5, 2, 4) if node.text("mode", "DCR") == "CRD" else (0, 3, 5, 1, 2, 4)
+    return _shuffle(mover, node, value, (n, c, h // block, block, w // block, block), perm)
 
 
 def _shuffle(mover: Mover, node: Node, value: Value, shape: tuple[int, ...], perm: tuple[int, ...]) -> dict[str, Value]:
@@ -285,9 +286,11 @@ def _nearest(mover: Mover, node: Node, value: Value, _: np.ndarray) -> dict[str,
 
 def resize_scales(graph: Graph, node: Node, size: Sequence[int], out: Sequence[int]) -> list[float]:
     """Scale of each axis: the node's own where it gives scales, else the ratio of the sizes."""
+    if node.text("keep_aspect_ratio_policy", "stretch") != "stretch":
+        raise node.unsupported("keep_aspect_ratio_policy")
     axes = node.attrs.get("axes") or list(range(len(size)))
     scales = [o / s for s, o in zip(size, out, strict=True)]
-    given = graph.constant(node.input(2)) if node.input(2) else None
+    given = graph.need_constant(node, 2) if node.input(2) else None
     if given is not None and given.size:
         for axis, scale in zip(axes, given.tolist(), strict=True):
             scales[axis] = float(scale)
@@ -298,6 +301,10 @@ def source_coordinates(node: Node, size: int, count: int, scale: float) -> np.nd
     """SPEC section 8.1: where each output lies on the input axis, float64 [count]."""
     mode = node.text("coordinate_transformation_mode", "half_pixel")
     j = np.arange(count, dtype=np.float64)
+    if mode == "half_pixel_symmetric":
+        return size / 2 * (1 - count / (scale * size)) + (j + 0.5) / scale - 0.5
+    if mode == "align_corners" and abs(size * scale - count) > _WHOLE:
+        raise node.unsupported("align_corners with a scale that gives no whole length; runtimes differ in it")
     if mode == "half_pixel" or (mode == "pytorch_half_pixel" and count > 1):
         return (j + 0.5) / scale - 0.5
     if mode == "align_corners" and count > 1:
@@ -323,6 +330,7 @@ def _nearest_index(node: Node, size: int, count: int, scale: float) -> np.ndarra
     return np.asarray(np.clip(index, 0, size - 1).astype(np.int32))
 
 
+_WHOLE = 1e-3  # a float32 scale times a length is a whole number, but for rounding
 _MOVES: dict[str, Callable[[Mover, Node, Value, np.ndarray], dict[str, Value]]] = {
     "Reshape": _view,
     "Flatten": _view,
