@@ -144,7 +144,8 @@ def compile_(
         str | None,
         typer.Argument(
             metavar="[RECIPE]",
-            help="A recipe's folder, the name of one that comes with edgebuild, or an .onnx file. "
+            help="A recipe's folder, the name of one that comes with edgebuild, or a model: .onnx, .pt2, .keras, .h5, "
+            ".tflite, a SavedModel folder. "
             "Without it: the recipe in the current folder, else `digits`.",
             autocompletion=_recipes,
             show_default=False,
@@ -204,7 +205,7 @@ def compile_(
         bool, typer.Option("--baseline", help="Measure ONNX Runtime INT8 in turns with the bundle.")
     ] = False,
 ) -> None:
-    """Compile a recipe or an ONNX file into a signed bundle and a report."""
+    """Compile a recipe or a saved model into a signed bundle and a report."""
     from dataclasses import replace
 
     from edgebuild import pipeline, projects

@@ -10,7 +10,6 @@ import dataclasses
 import functools
 import json
 import math
-import re
 import sys
 import tempfile
 import time
@@ -57,14 +56,16 @@ _SOURCES = {
 }
 _DATA_PACKAGES = ("numpy", "pillow", "scikit-learn")
 _PACKAGES = {
-    "ingest": ("torch", "onnx", "onnx-ir", "onnxscript", "onnxruntime", "safetensors", *_DATA_PACKAGES),
+    "ingest": (
+        *("torch", "tensorflow", "keras", "tf2onnx"),
+        *("onnx", "onnx-ir", "onnxscript", "onnxruntime", "safetensors", *_DATA_PACKAGES),
+    ),
     "quantize": ("onnx", "onnxruntime", *_DATA_PACKAGES),
     "compile": ("apache-tvm", "numpy", "onnx", "ziglang"),
     "golden": ("apache-tvm", "onnx", "onnxruntime", "ziglang", *_DATA_PACKAGES),
     "check": (),
     "evaluate": ("apache-tvm", "onnx", "onnxruntime", "ziglang", *_DATA_PACKAGES),
 }
-_EXTERNAL_DATA = re.compile(rb"\x0a\x08location\x12([\x01-\x7f])")
 
 
 class Listener(Protocol):
@@ -79,7 +80,7 @@ class Listener(Protocol):
 
 @dataclass(frozen=True)
 class Job:
-    """What is built, under which name. `recipe` may stand for a bare ONNX file.
+    """What is built, under which name. `recipe` may stand for a bare model file.
 
     `tune`: seconds for measuring block sizes on this machine; `update_lock`: measure again, and write recipe.lock.
     """
@@ -94,8 +95,8 @@ class Job:
 
     @property
     def of_file(self) -> bool:
-        """Whether it is a bare ONNX file, which has no recipe.toml and no recipe.lock."""
-        return not (self.recipe.folder / RECIPE_FILE).is_file() and self.recipe.model.onnx is not None
+        """Whether it is a bare model file, which has no recipe.toml and no recipe.lock."""
+        return self.recipe.bare
 
 
 @dataclass(frozen=True)
@@ -228,7 +229,7 @@ class _Build:
         try:
             yield
         except ModelError as error:
-            where = recipe.folder / recipe.model.onnx if recipe.model.onnx else recipe.name
+            where = recipe.saved or recipe.name
             raise ModelError(f"{where}: {error.message}", error.hint) from error
 
     def _entry(self, stage: str, inputs: Iterable[str], make: Callable[[], dict[str, bytes]]) -> _Entry:
@@ -244,19 +245,14 @@ class _Build:
 
     def _ingest(self) -> _Entry:
         job = self._job
-        inputs = [_source_digest(job.recipe), str(job.untrained), self._calibration.digest()]
+        inputs = [job.recipe.digest(), str(job.untrained), self._calibration.digest()]
         return self._entry("ingest", inputs, self._make_ingest)
 
     def _make_ingest(self) -> dict[str, bytes]:
         import edgebuild.stages.ingest.onnx as onnx_files  # noqa: PLC0415 - imports onnx
+        from edgebuild.stages.ingest.adapters import ingest  # noqa: PLC0415
 
-        recipe = self._job.recipe
-        if recipe.model.onnx:
-            found = onnx_files.ingest(recipe.folder / recipe.model.onnx)
-        else:
-            from edgebuild.stages.ingest import pytorch  # noqa: PLC0415 - imports torch
-
-            found = pytorch.export(recipe, untrained=self._job.untrained)
+        found = ingest(self._job.recipe, untrained=self._job.untrained)
         meta = _Meta(
             function=found.entry.name,
             trigger=found.entry.trigger,
@@ -465,7 +461,7 @@ def write_output(result: Result, out: Path) -> Path:
 def _check_search(job: Job) -> None:
     """Refuses a search that cannot be made, before anything else is done."""
     if job.update_lock and job.of_file:
-        raise UsageError("--update-lock: an ONNX file has no recipe.lock", "compile a recipe's folder")
+        raise UsageError("--update-lock: a model file has no recipe.lock", "compile a recipe's folder")
     if job.tune and not runs_here(job.target):
         raise UsageError(
             f"--tune: code for {job.target.name} does not run on this machine, so nothing can be measured",
@@ -473,27 +469,10 @@ def _check_search(job: Job) -> None:
         )
 
 
-def _source_digest(recipe: Recipe) -> str:
-    if not (recipe.folder / RECIPE_FILE).is_file() and recipe.model.onnx:
-        path = recipe.folder / recipe.model.onnx
-        files = [path, *_external_data(path)]
-        return digest.of_parts(path.stem, *(digest.of_file(file) for file in files if file.is_file()))
-    return recipe.digest()
-
-
-def _external_data(path: Path) -> list[Path]:
-    """Files that an ONNX file keeps weights in, found without the package onnx: values of the key `location`."""
-    data = path.read_bytes()
-    ends = ((match.end(), match.group(1)[0]) for match in _EXTERNAL_DATA.finditer(data))
-    names = {data[end : end + length].decode(errors="replace") for end, length in ends}
-    return [path.parent / name for name in sorted(names)]
-
-
 def _handler_sources(recipe: Recipe) -> dict[str, bytes]:
     if recipe.function is None:
         return {}
-    used = (recipe.folder / recipe.model.file, recipe.folder / recipe.function.file)
-    paths = (*recipe.folder.glob("*.py"), *used, recipe.folder / RECIPE_FILE)
+    paths = (*recipe.folder.glob("*.py"), *recipe.code, recipe.folder / RECIPE_FILE)
     return {path.name: path.read_bytes() for path in paths}
 
 

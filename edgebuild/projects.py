@@ -1,4 +1,4 @@
-"""From what the command line names to a recipe: a folder, a recipe that comes with edgebuild, or an ONNX file."""
+"""From what the command line names to a recipe: a folder, a recipe that comes with edgebuild, or a saved model."""
 
 import dataclasses
 import re
@@ -9,7 +9,17 @@ from pathlib import Path
 from edgebuild.core.disk import disk_errors
 from edgebuild.core.errors import CalibrationError, UsageError
 from edgebuild.core.manifest import is_name, is_version
-from edgebuild.core.recipe import RECIPE_FILE, Calibration, Identity, Model, Recipe, load_recipe
+from edgebuild.core.recipe import (
+    RECIPE_FILE,
+    SAVED,
+    Calibration,
+    Identity,
+    Model,
+    Recipe,
+    is_saved_model,
+    load_recipe,
+    saved_kind,
+)
 from edgebuild.core.resources import resource
 from edgebuild.core.toml import did_you_mean
 
@@ -34,8 +44,8 @@ def bundled_recipes() -> dict[str, Path]:
 
 def resolve(wanted: str | None, overrides: Overrides) -> Recipe:
     """The recipe to compile. Raises UsageError when there is none of that name, RecipeError when it is wrong."""
-    if wanted is not None and wanted.endswith(".onnx"):
-        return _changed(_of_file(Path(wanted), overrides), overrides)
+    if wanted is not None and _is_saved(Path(wanted)):
+        return _changed(_of_saved(Path(wanted), overrides), overrides)
     if overrides.weights is not None and not overrides.weights.is_file():
         raise UsageError(f"--weights {overrides.weights}: no such file", "name a .safetensors file")
     recipe = load_recipe(
@@ -52,32 +62,43 @@ def _folder(wanted: str | None) -> Path:
         return Path(wanted)
     if Path(wanted).is_file():
         raise UsageError(
-            f"{wanted}: is a file, but neither a recipe's folder nor an .onnx model", "name a folder with recipe.toml"
+            f"{wanted}: is a file, but neither a recipe's folder nor a model",
+            "name a folder with recipe.toml, or a model: .onnx, .pt2, .keras, .h5, .tflite, a SavedModel folder",
         )
     if wanted in known:
         return known[wanted]
     raise UsageError(f"no recipe '{wanted}': no such folder or recipe", did_you_mean(wanted, known))
 
 
-def _of_file(path: Path, overrides: Overrides) -> Recipe:
-    """A recipe that stands for a bare ONNX file."""
-    if not path.is_file():
-        what = "is a folder, not an ONNX file" if path.is_dir() else "no such file"
-        raise UsageError(f"{path}: {what}", "name an .onnx file, a recipe's folder, or a recipe of `edgebuild recipes`")
+def _is_saved(path: Path) -> bool:
+    """Whether `path` names a saved model; a folder with a recipe is a recipe."""
+    if path.is_dir():
+        return is_saved_model(path) and not (path / RECIPE_FILE).is_file()
+    return saved_kind(path) is not None
+
+
+def _of_saved(path: Path, overrides: Overrides) -> Recipe:
+    """A recipe that stands for a saved model."""
+    kind = saved_kind(path)
+    assert kind is not None
+    if kind != "saved_model" and not path.is_file():
+        raise UsageError(f"{path}: no such file", "name a model, a recipe's folder, or a recipe of `edgebuild recipes`")
     for option, given in (("--weights", overrides.weights), ("--seed", overrides.seed)):
         if given is not None:
-            raise UsageError(f"{option} is for recipes; an ONNX file holds its weights", f"leave out {option}")
+            raise UsageError(f"{option} is for recipes; {SAVED[kind]} holds its weights", f"leave out {option}")
     if overrides.calibration is None:
         raise CalibrationError(f"{path}: no calibration data given", NO_CALIBRATION)
-    name = re.sub(r"[^a-z0-9_-]", "-", path.stem.lower()).lstrip("_-")[:64] or "model"
+    resolved = path.resolve()  # `.` has a name too
+    name = re.sub(r"[^a-z0-9_-]", "-", resolved.stem.lower()).lstrip("_-")[:64] or "model"
     return Recipe(
-        folder=path.parent,
+        folder=resolved.parent if path.name in ("", "..") else path.parent,
         identity=Identity(name),
-        model=Model(onnx=path.name),
+        model=dataclasses.replace(Model(), **{kind: resolved.name}),  # type: ignore[arg-type]
         function=None,
         calibration=Calibration(set=str(overrides.calibration.resolve())),
         accept=None,
         weights=None,
+        bare=True,
     )
 
 

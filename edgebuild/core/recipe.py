@@ -5,7 +5,7 @@
     version = "1.0.0"
     description = "…"
 
-    [model]                      # PyTorch: a function that returns the nn.Module …
+    [model]                      # a function that returns the nn.Module, Keras model, tf.Module or tf.function …
     file = "model.py"            # may lie in another recipe's folder: "../resnet18/model.py"
     factory = "build"
     args = { classes = 10 }      # … called with these keyword arguments
@@ -13,9 +13,11 @@
     train = "train"              # optional: a function train(seed) of `file` that returns the trained nn.Module
     seed = 0
     precision = "int8"           # or "float32": nothing is quantized
-    # or an ONNX file instead: onnx = "model.onnx"
+    # or a model that was saved, instead of file, factory and weights; one of:
+    # onnx = "model.onnx"        tflite = "model.tflite"       pt2 = "model.pt2" (torch.export.save)
+    # keras = "model.keras"      saved_model = "folder"        (keras takes .h5 as well)
 
-    [function]                   # the handler; absent for an ONNX file
+    [function]                   # the handler; a saved model may do without
     file = "function.py"
     name = "classify"
 
@@ -37,6 +39,7 @@ import ast
 import dataclasses
 import importlib.machinery
 import os
+import re
 import sys
 import sysconfig
 from collections.abc import Iterator
@@ -50,8 +53,25 @@ from edgebuild.core.toml import read
 
 RECIPE_FILE = "recipe.toml"
 LOCK_FILE = "recipe.lock"
-_WRITTEN_BY_BUILDS = (".ebundle", ".edelta", ".report.json")
+_WRITTEN_BY_BUILDS = (".ebundle", ".edelta", ".report.json", ".report.html")
 _MAX_SAMPLES = 1_000_000
+SAVED = {
+    "onnx": "an ONNX file",
+    "pt2": "an exported program",
+    "keras": "a Keras file",
+    "saved_model": "a SavedModel",
+    "tflite": "a TFLite file",
+}
+"""The keys of [model] that name a saved model, and what each is."""
+_SAVED_SUFFIXES = {
+    ".onnx": "onnx",
+    ".pt2": "pt2",
+    ".keras": "keras",
+    ".h5": "keras",
+    ".hdf5": "keras",
+    ".tflite": "tflite",
+}
+_EXTERNAL_DATA = re.compile(rb"\x0a\x08location\x12([\x01-\x7f])")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,7 +93,7 @@ class Identity:
 
 @dataclasses.dataclass(frozen=True)
 class Model:
-    """`[model]`: a PyTorch factory or an ONNX file."""
+    """`[model]`: a factory, or a model that was saved."""
 
     file: str = "model.py"
     factory: str = "build"
@@ -82,13 +102,26 @@ class Model:
     train: str | None = None
     seed: int = 0
     onnx: str | None = None
+    pt2: str | None = None
+    keras: str | None = None
+    saved_model: str | None = None
+    tflite: str | None = None
     precision: Literal["int8", "float32"] = "int8"
 
     def __post_init__(self) -> None:
         if self.weights and self.train:
             raise ValueError("train: the weights come from a file already; keep one of 'weights' and 'train'")
-        if self.onnx and (self.weights or self.train):
-            raise ValueError("onnx: an ONNX file holds its weights; remove 'weights' and 'train'")
+        named = [key for key in SAVED if getattr(self, key)]
+        if len(named) > 1:
+            raise ValueError(f"{named[1]}: the model is named by '{named[0]}' already; keep one of them")
+        if named and (self.weights or self.train):
+            raise ValueError(f"{named[0]}: {SAVED[named[0]]} holds its weights; remove 'weights' and 'train'")
+
+    @property
+    def saved(self) -> tuple[str, str] | None:
+        """A key of SAVED and the path that it names; None for a factory."""
+        named = [(key, getattr(self, key)) for key in SAVED if getattr(self, key)]
+        return named[0] if named else None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -152,6 +185,8 @@ class Recipe:
     calibration: Calibration
     accept: Accept | None
     weights: Path | None
+    bare: bool = False
+    """It stands for a saved model that was named without a recipe."""
 
     @property
     def name(self) -> str:
@@ -162,20 +197,33 @@ class Recipe:
         return self.identity.version
 
     @property
+    def saved(self) -> Path | None:
+        """The saved model: a file, for a SavedModel a folder; None for a factory."""
+        return self.folder / self.model.saved[1] if self.model.saved else None
+
+    @property
+    def code(self) -> tuple[Path, ...]:
+        """The Python files that [model] and [function] name."""
+        model = () if self.model.saved else (self.model.file,)
+        return tuple(self.folder / file for file in (*model, *([self.function.file] if self.function else [])))
+
+    @property
     def folders(self) -> tuple[Path, ...]:
         """The recipe's folder, and those that `file` of [model] and [function] lie in when they are others."""
-        files = () if self.model.onnx else (self.model.file, *([self.function.file] if self.function else []))
-        places = {(self.folder / file).parent.resolve(): (self.folder / file).parent for file in files}
+        places = {file.parent.resolve(): file.parent for file in self.code}
         return (self.folder, *(place for root, place in places.items() if root != self.folder.resolve()))
 
     def sources(self) -> dict[str, Path]:
         """Everything the exported model depends on, by a name that does not depend on where the recipe lies.
 
         The files of the folder (without hidden ones and what builds write), the modules beside a model or function that
-        lies in another folder, Python packages outside that these modules import and that are not installed, and the
-        weights.
+        lies in another folder, Python packages outside that these modules import and that are not installed, the
+        weights, and the saved model with the files that hold its weights.
         """
-        found = {
+        found = _saved_files(self.saved) if self.saved else {}
+        if self.bare:
+            return found
+        found |= {
             str(path.relative_to(self.folder)): path
             for path in digest.files_below(self.folder)
             if not _written_by_build(path)
@@ -189,10 +237,15 @@ class Recipe:
             found["weights"] = self.weights
         return dict(sorted(found.items()))
 
+    def imports(self) -> set[str]:
+        """Names of the packages that the recipe's Python imports."""
+        return {name for path in self.sources().values() if path.suffix == ".py" for name in _imported_names(path)}
+
     def digest(self) -> str:
         """Digest of `sources()` and of what the command line overrides."""
         parts = [part for name, path in self.sources().items() for part in (name, digest.of_file(path))]
-        return digest.of_parts(f"seed {self.model.seed}", *parts)
+        stem = self.saved.stem if self.bare and self.saved else ""  # names the function
+        return digest.of_parts(f"seed {self.model.seed}", stem, *parts)
 
 
 def load_recipe(
@@ -219,18 +272,47 @@ def load_recipe(
 
 def _check_files(path: Path, content: _File) -> None:
     model, function = content.model, content.function
-    if model.onnx is None and function is None:
+    if model.saved is None and function is None:
         raise RecipeError(f"{path}: missing table [function]", 'name the handler: [function] name = "…"')
-    if model.onnx is not None and function is not None:
+    kind = saved_kind(path.parent / model.file)
+    if kind is not None:
         raise RecipeError(
-            f"{path}: [function] needs a PyTorch model; [model] onnx is compiled as it is", "remove [function]"
+            f"{path}: model.file: '{model.file}' is {SAVED[kind]}, no Python file", f'write {kind} = "{model.file}"'
         )
-    stated = {"model.onnx": model.onnx} if model.onnx else {"model.file": model.file}
-    if function is not None:
-        stated["function.file"] = function.file
-    for key, name in stated.items():
-        if not (path.parent / name).is_file():
-            raise RecipeError(f"{path}: {key}: no such file: {path.parent / name}", "paths are relative to the recipe")
+    key, name = model.saved or ("file", model.file)
+    stated = {f"model.{key}": name} | ({"function.file": function.file} if function else {})
+    for where, file in stated.items():
+        place = path.parent / file
+        if where == "model.saved_model" and place.exists() and not is_saved_model(place):
+            raise RecipeError(f"{path}: {where}: {place} holds no saved_model.pb", "name the folder that holds it")
+        if not place.is_file() and not is_saved_model(place):
+            raise RecipeError(f"{path}: {where}: no such file: {place}", "paths are relative to the recipe")
+
+
+def saved_kind(path: Path) -> str | None:
+    """The key of SAVED that fits a file (by its suffix) or a folder; None for what is no saved model."""
+    return "saved_model" if is_saved_model(path) else _SAVED_SUFFIXES.get(path.suffix.lower())
+
+
+def is_saved_model(folder: Path) -> bool:
+    """Whether TensorFlow saved a model in that folder."""
+    return any((folder / name).is_file() for name in ("saved_model.pb", "saved_model.pbtxt"))
+
+
+def _saved_files(path: Path) -> dict[str, Path]:
+    """The files that a saved model is made of, by a name that does not depend on where it lies."""
+    if path.is_dir():
+        return {f"model:{file.relative_to(path)}": file for file in digest.files_below(path)}
+    data = _external_data(path) if path.suffix == ".onnx" and path.is_file() else []
+    return {f"model:{file.relative_to(path.parent)}": file for file in (path, *data) if file.is_file()}
+
+
+def _external_data(path: Path) -> list[Path]:
+    """Files that an ONNX file keeps weights in, found without the package onnx: values of the key `location`."""
+    data = path.read_bytes()
+    ends = ((match.end(), match.group(1)[0]) for match in _EXTERNAL_DATA.finditer(data))
+    names = {data[end : end + length].decode(errors="replace") for end, length in ends}
+    return [path.parent / name for name in sorted(names)]
 
 
 def _written_by_build(path: Path) -> bool:

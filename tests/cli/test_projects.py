@@ -5,7 +5,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper
 
-from edgebuild import pipeline, projects
+from edgebuild import projects
 from edgebuild.core.errors import CalibrationError, UsageError
 from edgebuild.projects import Overrides
 
@@ -50,7 +50,7 @@ def test_weights_beside_an_onnx_file_count() -> None:
     model = helper.make_model(graph)
     onnx.save(model, "m.onnx", save_as_external_data=True, location="weights.bin", size_threshold=0)
     recipe = projects.resolve("m.onnx", Overrides(calibration=Path("c.npz")))
-    before = pipeline._source_digest(recipe)
-    assert before == pipeline._source_digest(recipe)
+    before = recipe.digest()
+    assert before == recipe.digest()
     Path("weights.bin").write_bytes(np.ones(64, np.float32).tobytes())
-    assert pipeline._source_digest(recipe) != before
+    assert recipe.digest() != before

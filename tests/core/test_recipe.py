@@ -128,7 +128,21 @@ def test_importing_edgebuild_imports_nothing_heavy() -> None:
         ('[function]\nname = "run"', "", r"missing table \[function\]", "[function] name"),
         ('name = "run"', 'file = "run.py"', "missing key 'function.name'", ""),
         ('name = "run"', 'name = "run"\nfile = "run.py"', "function.file: no such file", ""),
-        ('weights = "w.safetensors"', 'onnx = "m.onnx"', r"\[function\] needs a PyTorch model", "remove [function]"),
+        ('weights = "w.safetensors"', 'tflite = "m.tflite"', r"model\.tflite: no such file: .*m\.tflite", ""),
+        (
+            'weights = "w.safetensors"',
+            'saved_model = "."',
+            r"model\.saved_model: .* holds no saved_model\.pb",
+            "folder",
+        ),
+        (
+            'weights = "w.safetensors"',
+            'onnx = "m.onnx"\nkeras = "m.h5"',
+            "keras: the model is named by 'onnx' already",
+            "",
+        ),
+        ("seed = 4", 'keras = "m.keras"', "model.keras: a Keras file holds its weights", ""),
+        ("seed = 4", 'file = "m.keras"', "model.file: 'm.keras' is a Keras file", 'keras = "m.keras"'),
     ],
 )
 def test_refuses(folder: Path, old: str, new: str, message: str, hint: str) -> None:

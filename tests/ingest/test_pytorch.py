@@ -12,7 +12,7 @@ from edgebuild.core.calibration import find_set, load_set
 from edgebuild.core.errors import CalibrationError, EdgebuildError, ModelError, RecipeError
 from edgebuild.core.manifest import Tensor, Trigger
 from edgebuild.core.recipe import load_recipe
-from edgebuild.stages.ingest import FloatModel, pytorch
+from edgebuild.stages.ingest import FloatModel, parity, pytorch
 from edgebuild.stages.ingest.onnx import model_inputs, model_outputs
 
 TOML = """
@@ -164,12 +164,12 @@ def test_a_graph_that_means_something_else_is_refused(make: Make) -> None:
     folder = make("y = model(x); return {'best': y, 'places': y[0].topk(3)[1]}")
     found, bound = untrained(folder), pytorch.module(load_recipe(folder), untrained=True)
     samples = [{"frame": np.random.default_rng(i).integers(0, 256, (16, 20, 3)).astype(np.uint8)} for i in range(3)]
-    assert pytorch.compare(found.model, bound, samples, "tiny")["decided_by_rounding"] == []
+    assert parity.compare(found.model, bound.eager, samples, "tiny")["decided_by_rounding"] == []
     for node in found.model.graph.node:
         if node.op_type == "Relu":
             node.op_type = "Neg"
     with pytest.raises(ModelError, match="output 'best' of the exported graph differs from the handler"):
-        pytorch.compare(found.model, bound, samples, "tiny")
+        parity.compare(found.model, bound.eager, samples, "tiny")
 
 
 def test_outputs_among_equals_are_listed(monkeypatch: pytest.MonkeyPatch, make: Make) -> None:
@@ -180,8 +180,8 @@ def test_outputs_among_equals_are_listed(monkeypatch: pytest.MonkeyPatch, make: 
     with torch.no_grad():
         (answer,) = (value.numpy() for value in bound(torch.from_numpy(sample["frame"])))
     answers = iter([[[answer[:, ::-1]]], [[answer]]])
-    monkeypatch.setattr(pytorch, "_answers", lambda *_: next(answers))
-    listed = pytorch.compare(found.model, bound, [sample], "tiny")
+    monkeypatch.setattr(parity, "answers", lambda *_: next(answers))
+    listed = parity.compare(found.model, bound.eager, [sample], "tiny")
     assert listed["decided_by_rounding"] == ["output"]
 
 

@@ -1,18 +1,28 @@
 """A recipe's Python: imported from its folder and forgotten afterwards: two recipes may both have a `model.py`."""
 
 import importlib.util
+import linecache
 import sys
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from types import ModuleType
+from types import CodeType, ModuleType
 from typing import Any
 
 from edgebuild.core.errors import EdgebuildError, ModelError
+from edgebuild.core.manifest import is_identifier
 from edgebuild.core.recipe import Recipe
 from edgebuild.core.toml import did_you_mean
 from edgebuild.function import Function
+
+FRAMEWORKS = ("torch", "tensorflow", "numpy")
+_ALSO = {"keras": "tensorflow"}
+NETWORKS = "return a torch.nn.Module, a keras.Model, a tf.Module or a tf.function"
+STRAIGHT = (
+    "a handler is straight torch code, NumPy or TensorFlow: no branch, loop length or .item() that depends on a "
+    "tensor's value, no other library"
+)
 
 
 @contextmanager
@@ -78,16 +88,116 @@ def load_function(recipe: Recipe) -> Function:
     return found
 
 
+def built(recipe: Recipe) -> Any:
+    """What the recipe's factory returns."""
+    factory = attribute(load_module(recipe.folder / recipe.model.file), recipe.model.factory, "[model] factory")
+    arguments = ", ".join(f"{name}={value!r}" for name, value in recipe.model.args.items())
+    with blame(recipe.folders, f"{recipe.model.factory}({arguments}) failed"):
+        return factory(**recipe.model.args)
+
+
+def frameworks_of(function: Function) -> set[str]:
+    """Those of FRAMEWORKS that the handler, and what it calls of the recipe's own functions, mention by name."""
+    found: set[str] = set()
+    waiting, seen = [function.handler], set()
+    while waiting:
+        current = waiting.pop()
+        top = _top_package(type(current))
+        if top in FRAMEWORKS:  # a tf.function is an object of TensorFlow's
+            found.add(top)
+        current = getattr(current, "python_function", current)
+        code = getattr(current, "__code__", None)
+        if code is None or code in seen:
+            continue
+        seen.add(code)
+        for value in _mentioned(current):
+            top = _top_package(value)
+            if top in FRAMEWORKS:
+                found.add(top)
+            elif callable(value) and _is_of(value, function):
+                waiting.append(value)
+    return found
+
+
+def _mentioned(function: Any) -> Iterator[Any]:
+    """The globals, and what surrounding functions hold, that a function's code names."""
+    codes = [function.__code__]
+    while codes:
+        code = codes.pop()
+        codes += [value for value in code.co_consts if isinstance(value, CodeType)]
+        yield from (function.__globals__[name] for name in code.co_names if name in function.__globals__)
+    yield from (cell.cell_contents for cell in function.__closure__ or () if _is_filled(cell))
+
+
+def _is_filled(cell: Any) -> bool:
+    try:
+        return cell.cell_contents is not None
+    except ValueError:
+        return False
+
+
+def _is_of(value: Any, function: Function) -> bool:
+    """Whether `value` was defined in the folder that the handler lies in."""
+    inner = getattr(value, "python_function", value)
+    there, here = (getattr(getattr(item, "__code__", None), "co_filename", "") for item in (inner, function.handler))
+    handler = getattr(function.handler, "python_function", function.handler)
+    here = here or getattr(getattr(handler, "__code__", None), "co_filename", "")
+    return bool(there) and Path(there).parent == Path(here).parent
+
+
+def _top_package(value: Any) -> str:
+    name = value.__name__ if isinstance(value, ModuleType) else getattr(value, "__module__", None)
+    top = str(name).partition(".")[0]
+    return _ALSO.get(top, top)
+
+
+def as_dict(result: Any, function: str) -> dict[str, Any]:
+    """What a handler returned, by output name. Raises ModelError for what has no name."""
+    if hasattr(result, "shape") and not isinstance(result, dict):
+        return {"output": result}
+    if not isinstance(result, dict) or not result:
+        raise ModelError(
+            f"{function}: returns {type(result).__name__}", "return a dict of tensors by output name, or a tensor"
+        )
+    for name, value in result.items():
+        if not isinstance(name, str) or not is_identifier(name):
+            raise ModelError(
+                f"{function}: output name {name!r} is no identifier of letters, digits and _", "rename that key"
+            )
+        if not hasattr(value, "shape"):
+            raise no_tensor(function, name, value)
+    return result
+
+
+def no_tensor(function: str, output: str, value: Any) -> ModelError:
+    return ModelError(
+        f"{function}: output '{output}' is {type(value).__name__}, no tensor",
+        "return tensors or arrays; .item(), .tolist(), int() and float() leave the graph",
+    )
+
+
 @contextmanager
-def blame(folders: Sequence[Path], what: str, hint: str | Callable[[Exception], str] = "") -> Iterator[None]:
-    """Turns an exception of the recipe's code into a ModelError that names the file and line it came from."""
+def blame(
+    folders: Sequence[Path], what: str, hint: str | Callable[[Exception], str] = "", *, line: bool = False
+) -> Iterator[None]:
+    """Turns an exception of the recipe's code into a ModelError that names the file and line it came from.
+
+    `line`: the message quotes it, for exceptions that do not say which operation they mean.
+    """
     try:
         yield
     except EdgebuildError:
         raise
     except Exception as reason:
-        message = f"{location(reason, folders)}: {what}: {_first_line(reason)}"
+        where = location(reason, folders)
+        quoted = f" in `{text}`" if line and (text := _text_at(where)) else ""
+        message = f"{where}: {what}{quoted}: {_first_line(reason)}"
         raise ModelError(message, hint(reason) if callable(hint) else hint) from reason
+
+
+def _text_at(where: str) -> str:
+    file, _, number = where.rpartition(":")
+    return linecache.getline(str(Path(file).resolve()), int(number)).strip() if number.isdigit() else ""
 
 
 def location(reason: BaseException, folders: Sequence[Path]) -> str:

@@ -1,46 +1,41 @@
-"""PyTorch: a recipe's handler and network, traced together by torch.export, as one ONNX graph."""
+"""PyTorch: a handler and its network, traced together by torch.export, as one ONNX graph; exported programs.
+
+The handler may be written in NumPy (`arrays.py`), and the network may come from elsewhere (`foreign.py`).
+"""
 
 import io
 import logging
-import random
 import re
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, redirect_stderr
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnx
-import onnxruntime
 import safetensors
 import safetensors.torch
 import torch
+import torch.utils._pytree as pytree
 from torch import nn
 
 from edgebuild.core import digest
 from edgebuild.core.cache import Cache, cache_dir
-from edgebuild.core.calibration import NEVER_RANDOM, Sample, find_set, load_set
-from edgebuild.core.errors import CalibrationError, ModelError
-from edgebuild.core.manifest import is_identifier
+from edgebuild.core.calibration import Sample
+from edgebuild.core.errors import ModelError
+from edgebuild.core.manifest import Trigger
 from edgebuild.core.recipe import Recipe
 from edgebuild.core.toml import did_you_mean
 from edgebuild.function import Function
-from edgebuild.stages.ingest import SPEED_ONLY, TRAINED, Entry, FloatModel, handler
-from edgebuild.stages.ingest.onnx import normalize
+from edgebuild.stages.ingest import SPEED_ONLY, TRAINED, Entry, FloatModel, arrays, foreign, handler
+from edgebuild.stages.ingest.onnx import identifier, model_inputs, normalize
+from edgebuild.stages.ingest.parity import PARITY_SAMPLES, Array, compare
+from edgebuild.stages.ingest.samples import real_samples
+from edgebuild.stages.ingest.seeds import TORCH, seeded
 
 OPSET = 20
 """The first with GELU as one operator."""
-PARITY_SAMPLES = 4
-PARITY_LIMIT = 1e-4
-"""Of what is float32: the largest difference, relative to the output's largest value."""
-PARITY_SHARE = 1e-3
-"""Of what is not: the share of values that differ. Rounding decides between two classes that are equally likely."""
-ROUNDING_FACTOR = 10.0
-"""How much more than rounding in the weights may change an output that rounding decides."""
-STATISTICS_SAMPLES = 32
-"""Samples that give an untrained network's BatchNorm layers their statistics."""
 _BATCH_ELEMENTS = 1 << 25
 """Values of a network's inputs in one batch of these samples."""
 
@@ -57,44 +52,124 @@ def export(recipe: Recipe, *, untrained: bool = False) -> FloatModel:
     `untrained` initialises a model that has no weights, and marks the result.
     Raises ModelError, RecipeError, CalibrationError.
     """
-    with handler.recipe_imports(recipe.folders), _deterministic(recipe.model.seed):
+    with handler.recipe_imports(recipe.folders), seeded(recipe.model.seed, {TORCH}):
         function = handler.load_function(recipe)
-        samples = _real_samples(recipe, function)
-        bound, quality = _bound(function, recipe, samples, untrained=untrained)
-        model = normalize(_to_onnx(bound, samples[0], bound.names, recipe), recipe.name)
-        parity = compare(model, bound, samples[:PARITY_SAMPLES], recipe.name)
-    return FloatModel(model, parity, Entry(function.name, function.manifest_trigger, function.timeout_ms), quality)
+        samples = real_samples(recipe, function.inputs)
+        return export_bound(recipe, function, network_of(recipe), samples, untrained=untrained)
 
 
 def module(recipe: Recipe, *, untrained: bool = False) -> nn.Module:
     """What `export` traces: handler and network with their weights, inputs by position, outputs as a tuple."""
-    with handler.recipe_imports(recipe.folders), _deterministic(recipe.model.seed):
+    with handler.recipe_imports(recipe.folders), seeded(recipe.model.seed, {TORCH}):
         function = handler.load_function(recipe)
-        return _bound(function, recipe, _real_samples(recipe, function), untrained=untrained)[0]
+        samples = real_samples(recipe, function.inputs)
+        return _bound(function, network_of(recipe), recipe, samples, untrained=untrained)[0]
 
 
-def _bound(function: Function, recipe: Recipe, samples: list[Sample], *, untrained: bool) -> tuple["_Bound", str]:
+def export_bound(
+    recipe: Recipe, function: Function, network: nn.Module, samples: list[Sample], *, untrained: bool
+) -> FloatModel:
+    """`export`, of what was loaded already."""
+    bound, quality = _bound(function, network, recipe, samples, untrained=untrained)
+    model = normalize(_to_onnx(bound, samples[0], recipe), recipe.name)
+    parity = compare(model, bound.eager, samples[:PARITY_SAMPLES], recipe.name)
+    return FloatModel(model, parity, Entry(function.name, function.manifest_trigger, function.timeout_ms), quality)
+
+
+def export_program(recipe: Recipe) -> FloatModel:
+    """An exported program (`.pt2`) without a handler, compared with the program run by torch."""
+    assert recipe.saved is not None
+    path = recipe.saved
+    with seeded(recipe.model.seed, {TORCH}):
+        program = _program(path)
+        with _quiet(), torch.no_grad():
+            exported = _exported(program, str(path))
+        _name_ports(exported.model.graph, _program_inputs(program), _program_outputs(program))
+        model = normalize(exported.model_proto, str(path))
+        network = program.module()
+
+        def eager(sample: Sample) -> Sequence[Array]:
+            flat = [torch.from_numpy(np.array(array)) for array in sample.values()]
+            args, named = pytree.tree_unflatten(flat, program.call_spec.in_spec)
+            with torch.no_grad():
+                return [value.numpy() for value in pytree.tree_leaves(network(*args, **named))]
+
+        samples = real_samples(recipe, model_inputs(model), PARITY_SAMPLES)
+        parity = compare(model, eager, samples, str(path))
+    return FloatModel(model, parity, Entry(identifier(path.stem), Trigger(), None), TRAINED)
+
+
+def network_of(recipe: Recipe) -> nn.Module:
+    """The network that the recipe's handler calls: its factory's, or the saved exported program."""
+    if recipe.model.pt2:
+        return _Program(_program(recipe.folder / recipe.model.pt2).module())
+    found = handler.built(recipe)
+    if not isinstance(found, nn.Module):
+        file = recipe.folder / recipe.model.file
+        raise ModelError(f"{file}: {recipe.model.factory} returns {type(found).__name__}", handler.NETWORKS)
+    return found.float()
+
+
+def _bound(
+    function: Function, network: nn.Module, recipe: Recipe, samples: list[Sample], *, untrained: bool
+) -> tuple["_Bound", str]:
     """The module, and the quality of its weights."""
-    bound = _Bound(function, _built(recipe)).eval()
-    _run_eagerly(bound, samples[0], recipe)
+    bound = _Bound(function, network).eval()
+    bound.numpy = _runs_with_arrays(bound, samples[0], recipe)
+    for name in bound.names:
+        if name in samples[0]:
+            raise ModelError(f"{recipe.folder}: output '{name}' is called like an input", "rename that key")
     return bound, _fill(bound, recipe, samples, untrained=untrained)
 
 
 class _Bound(nn.Module):
-    """Handler and network as one module: inputs by position, outputs as a tuple in the order of the handler's dict."""
+    """Handler and network as one module: inputs by position, outputs as a tuple in the order of the handler's dict.
+
+    `numpy`: the handler takes arrays instead of tensors.
+    """
 
     def __init__(self, function: Function, network: nn.Module) -> None:
         super().__init__()
         self.model = network
         network.register_forward_pre_hook(_row_major)
+        self.numpy = False
         self._function = function
         self.names: tuple[str, ...] = ()
 
     def forward(self, *inputs: torch.Tensor) -> tuple[torch.Tensor, ...]:
         named = dict(zip((spec.name for spec in self._function.inputs), inputs, strict=True))
-        result = _as_dict(self._function(**named, model=self.model), self._function.name)
+        if self.numpy:
+            result = handler.as_dict(arrays.traced(self._function, named, self.model), self._function.name)
+        else:
+            result = handler.as_dict(self._function(**named, model=self.model), self._function.name)
+        for name, value in result.items():
+            if not isinstance(value, torch.Tensor):
+                raise handler.no_tensor(self._function.name, name, value)
         self.names = tuple(result)
         return _distinct(tuple(result.values()), inputs)
+
+    def eager(self, sample: Sample) -> Sequence[Array]:
+        """The handler on a real sample, as its author runs it."""
+        with torch.no_grad():
+            if not self.numpy:
+                return [value.numpy() for value in self(*_tensors(sample))]
+            result = handler.as_dict(arrays.eager(self._function, sample, self.model), self._function.name)
+        self.names = tuple(result)
+        return [arrays.as_array(value) for value in result.values()]
+
+
+class _Program(nn.Module):
+    """An exported program as a network: its mode was decided when it was exported."""
+
+    def __init__(self, program: nn.Module) -> None:
+        super().__init__()
+        self.program = program
+
+    def forward(self, *inputs: Any, **named: Any) -> Any:
+        return self.program(*inputs, **named)
+
+    def train(self, mode: bool = True) -> "_Program":  # noqa: ARG002
+        return self
 
 
 def _row_major(_: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
@@ -114,52 +189,10 @@ def _distinct(outputs: tuple[torch.Tensor, ...], inputs: tuple[torch.Tensor, ...
     return tuple(distinct)
 
 
-def _as_dict(result: Any, function: str) -> dict[str, torch.Tensor]:
-    if isinstance(result, torch.Tensor):
-        return {"output": result}
-    if not isinstance(result, dict) or not result:
-        raise ModelError(
-            f"{function}: returns {type(result).__name__}", "return a dict of tensors by output name, or a tensor"
-        )
-    for name, value in result.items():
-        if not isinstance(value, torch.Tensor):
-            raise ModelError(
-                f"{function}: output '{name}' is {type(value).__name__}, no tensor",
-                "return tensors; .item(), .tolist() and .numpy() leave the graph",
-            )
-        if not isinstance(name, str) or not is_identifier(name):
-            raise ModelError(
-                f"{function}: output name {name!r} is no identifier of letters, digits and _", "rename that key"
-            )
-    return result
-
-
-def _real_samples(recipe: Recipe, function: Function) -> list[Sample]:
-    if recipe.calibration.set is None:
-        raise CalibrationError(f"{recipe.folder}: the recipe names no calibration set", NEVER_RANDOM)
-    chosen = load_set(find_set(recipe.calibration.set, recipe.folder))
-    return list(islice(chosen.samples(function.inputs, STATISTICS_SAMPLES), STATISTICS_SAMPLES))
-
-
-@contextmanager
-def _deterministic(seed: int) -> Iterator[None]:
-    """One thread, fixed seeds, deterministic kernels: the same weights whenever the same recipe is built."""
-    threads, algorithms = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
-    with torch.random.fork_rng(devices=[]):
-        random.seed(seed)
-        np.random.seed(seed % 2**32)  # noqa: NPY002  (recipes may use the global generator)
-        torch.manual_seed(seed)
-        torch.set_num_threads(1)
-        torch.use_deterministic_algorithms(True)
-        try:
-            yield
-        finally:
-            torch.set_num_threads(threads)
-            torch.use_deterministic_algorithms(algorithms)
-
-
 def _fill(bound: _Bound, recipe: Recipe, samples: list[Sample], *, untrained: bool) -> str:
     """Gives the network its weights and returns the quality that they have."""
+    if recipe.model.saved or isinstance(bound.model, foreign.Foreign):
+        return TRAINED
     if recipe.weights is not None and (recipe.weights.is_file() or not untrained):
         load_weights(bound.model, recipe.weights, f"{recipe.folder}: [model] weights")
     elif recipe.model.train is not None:
@@ -173,20 +206,6 @@ def _fill(bound: _Bound, recipe: Recipe, samples: list[Sample], *, untrained: bo
             f"name a .safetensors file with --weights FILE or [model] weights, {_UNTRAINED}",
         )
     return TRAINED
-
-
-def _built(recipe: Recipe) -> nn.Module:
-    path = recipe.folder / recipe.model.file
-    factory = handler.attribute(handler.load_module(path), recipe.model.factory, "[model] factory")
-    with handler.blame(recipe.folders, f"{recipe.model.factory}({_arguments(recipe.model.args)}) failed"):
-        network = factory(**recipe.model.args)
-    if not isinstance(network, nn.Module):
-        raise ModelError(f"{path}: {recipe.model.factory} returns {type(network).__name__}", "return a torch.nn.Module")
-    return network.float()
-
-
-def _arguments(values: dict[str, Any]) -> str:
-    return ", ".join(f"{name}={value!r}" for name, value in values.items())
 
 
 def _trained(recipe: Recipe) -> Path:
@@ -285,32 +304,73 @@ def _tensors(sample: Sample) -> tuple[torch.Tensor, ...]:
     return tuple(torch.from_numpy(np.array(array)) for array in sample.values())
 
 
-def _run_eagerly(bound: _Bound, sample: Sample, recipe: Recipe) -> None:
-    with torch.no_grad(), handler.blame(recipe.folders, "the handler fails on a real sample"):
-        bound(*_tensors(sample))
-    for name in bound.names:
-        if name in sample:
-            raise ModelError(f"{recipe.folder}: output '{name}' is called like an input", "rename that key")
-
-
-def _to_onnx(bound: _Bound, sample: Sample, names: tuple[str, ...], recipe: Recipe) -> onnx.ModelProto:
-    with _quiet(), torch.no_grad():
-        hint = "a handler is straight torch code: no branch, loop length or .item() that depends on a tensor's value"
-        with handler.blame(recipe.folders, "the handler cannot be traced", hint):
-            program = torch.export.export(bound, _tensors(sample), strict=False)
+def _runs_with_arrays(bound: _Bound, sample: Sample, recipe: Recipe) -> bool:
+    """Whether the handler is written for arrays. It is run on a real sample: as its names suggest first, then the
+    other way; what goes wrong the first way is what its author hears of.
+    """
+    used = handler.frameworks_of(bound._function)
+    ways = (True, False) if "numpy" in used and TORCH not in used else (False, True)
+    failed: list[ModelError] = []
+    for way in ways:
+        bound.numpy = way
         try:
-            exported = torch.onnx.export(
-                program,
-                dynamo=True,
-                optimize=False,  # its rules look at values: a zero bias is dropped
-                opset_version=OPSET,
-                verbose=False,
-            )
-        except Exception as reason:
-            raise _not_exported(program, reason, recipe) from reason
+            with handler.blame(recipe.folders, "the handler fails on a real sample"):
+                bound.eager(sample)
+        except ModelError as reason:
+            failed.append(reason)
+        else:
+            return way
+    raise failed[0]
+
+
+def _to_onnx(bound: _Bound, sample: Sample, recipe: Recipe) -> onnx.ModelProto:
+    with _quiet(), torch.no_grad(), foreign.calls(bound.model) as called:
+        with handler.blame(recipe.folders, "the handler cannot be traced", handler.STRAIGHT, line=True):
+            program = torch.export.export(bound, _tensors(sample), strict=False)
+        exported = _exported(program, str(recipe.folder), called.translations)
+    _name_ports(exported.model.graph, tuple(sample), bound.names)
+    return called.inlined(exported.model_proto)
+
+
+def _exported(program: Any, where: str, translations: Any = None) -> Any:
+    """The program as an onnx_ir model, wrapped. Raises ModelError, naming the operator that ONNX has not."""
+    try:
+        exported = torch.onnx.export(
+            program,
+            dynamo=True,
+            optimize=False,  # its rules look at values: a zero bias is dropped
+            opset_version=OPSET,
+            verbose=False,
+            custom_translation_table=translations,
+        )
+    except Exception as reason:
+        raise _not_exported(program, reason, where) from reason
     assert exported is not None
-    _name_ports(exported.model.graph, tuple(sample), names)
-    return exported.model_proto
+    return exported
+
+
+def _program(path: Path) -> Any:
+    """The exported program in a file. Raises ModelError."""
+    with _quiet():
+        try:
+            return torch.export.load(path)
+        except Exception as reason:
+            raise ModelError(
+                f"{path}: is cut off, or no exported program of this torch ({torch.__version__})",
+                "write it with torch.export.save(torch.export.export(model.eval(), inputs), FILE)",
+            ) from reason
+
+
+def _program_inputs(program: Any) -> tuple[str, ...]:
+    return tuple(identifier(name) for name in program.graph_signature.user_inputs)
+
+
+def _program_outputs(program: Any) -> tuple[str, ...]:
+    """The keys of the dict that the program returns; else `output`, numbered where there are several."""
+    spec, count = program.call_spec.out_spec, len(program.graph_signature.user_outputs)
+    if spec.type is dict and spec.num_children == count:
+        return tuple(identifier(str(key)) for key in spec.context)
+    return ("output",) if count == 1 else tuple(f"output_{i}" for i in range(count))
 
 
 def _name_ports(graph: Any, inputs: tuple[str, ...], outputs: tuple[str, ...]) -> None:
@@ -324,7 +384,7 @@ def _name_ports(graph: Any, inputs: tuple[str, ...], outputs: tuple[str, ...]) -
         value.name = name
 
 
-def _not_exported(program: Any, reason: Exception, recipe: Recipe) -> ModelError:
+def _not_exported(program: Any, reason: Exception, where: str) -> ModelError:
     """Names the operator and the module that the exporter has no ONNX for."""
     chain: list[BaseException] = [reason]
     while cause := chain[-1].__cause__:
@@ -334,11 +394,11 @@ def _not_exported(program: Any, reason: Exception, recipe: Recipe) -> ModelError
     if operator is None:
         reason_line = str(chain[-1]).strip().splitlines()[0]
         return ModelError(
-            f"{recipe.folder}: the model cannot be exported: {reason_line}", "torch.onnx.export(dynamo=True) says more"
+            f"{where}: the model cannot be exported: {reason_line}", "torch.onnx.export(dynamo=True) says more"
         )
     place = _module_of(program, node.group(1)) if node else ""
     return ModelError(
-        f"{recipe.folder}: operator {operator.group(1)} in {place or 'the handler'} has no ONNX form",
+        f"{where}: operator {operator.group(1)} in {place or 'the handler'} has no ONNX form",
         "write it with other torch operations",
     )
 
@@ -362,77 +422,3 @@ def _quiet() -> Iterator[None]:
             yield
         finally:
             logging.disable(disabled)
-
-
-def compare(
-    model: onnx.ModelProto, eager: Callable[..., tuple[torch.Tensor, ...]], samples: list[Sample], name: str
-) -> dict[str, object]:
-    """The graph in ONNX Runtime against `eager` on real samples.
-
-    `max_relative_error` holds the largest error of each output, as PARITY_LIMIT and PARITY_SHARE count it;
-    `decided_by_rounding` lists outputs that differ by more, but change as much when every weight moves by one unit in
-    the last place: the order of boxes that score alike, say. Raises ModelError for any other that differs.
-    """
-    outputs = {value.name: value.type.tensor_type.elem_type == onnx.TensorProto.FLOAT for value in model.graph.output}
-    found = _answers(model, samples, name)
-    with torch.no_grad():
-        wanted = [[value.numpy() for value in eager(*_tensors(sample))] for sample in samples]
-    errors = _errors(list(outputs), found, wanted)
-    limits = {output: PARITY_LIMIT if floating else PARITY_SHARE for output, floating in outputs.items()}
-    wrong = [output for output, error in errors.items() if not error <= limits[output]]
-    moved = _errors(list(outputs), found, _answers(_nudged(model), samples, name)) if wrong else {}
-    for output in wrong:
-        if not errors[output] <= ROUNDING_FACTOR * moved[output]:
-            raise ModelError(
-                f"{name}: output '{output}' of the exported graph differs from the handler by {errors[output]:.2g}",
-                f"at most {limits[output]:g} is rounding; an operator changed its meaning, or the handler is random",
-            )
-    return {"samples": len(samples), "max_relative_error": errors, "decided_by_rounding": wrong}
-
-
-def _answers(model: onnx.ModelProto, samples: list[Sample], name: str) -> "list[list[np.ndarray[Any, Any]]]":
-    options = onnxruntime.SessionOptions()
-    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
-    options.intra_op_num_threads = 1
-    try:
-        session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
-    except Exception as reason:
-        raise ModelError(
-            f"{name}: ONNX Runtime refuses the exported graph: {str(reason).strip()}", "simplify the handler"
-        ) from reason
-    return [session.run(None, dict(sample)) for sample in samples]
-
-
-def _errors(
-    outputs: list[str],
-    found: "list[list[np.ndarray[Any, Any]]]",
-    wanted: "list[list[np.ndarray[Any, Any]]]",
-) -> dict[str, float]:
-    """The largest error of each output over all samples."""
-    errors = dict.fromkeys(outputs, 0.0)
-    for mine, theirs in zip(found, wanted, strict=True):
-        for output, got, want in zip(outputs, mine, theirs, strict=True):
-            errors[output] = max(errors[output], _error(got, want))
-    return errors
-
-
-def _nudged(model: onnx.ModelProto) -> onnx.ModelProto:
-    """The model with every weight, a constant of at least two dimensions, one unit in the last place away."""
-    rng, moved = np.random.default_rng(0), onnx.ModelProto()
-    moved.CopyFrom(model)
-    for weight in moved.graph.initializer:
-        value = onnx.numpy_helper.to_array(weight)
-        if value.dtype == np.float32 and value.ndim >= 2:
-            towards = rng.choice(np.array([-np.inf, np.inf], np.float32), value.shape)
-            weight.CopyFrom(onnx.numpy_helper.from_array(np.nextafter(value, towards), weight.name))
-    return moved
-
-
-def _error(got: "np.ndarray[Any, Any]", want: "np.ndarray[Any, Any]") -> float:
-    if got.shape != want.shape or got.dtype != want.dtype:
-        return float("inf")
-    if got.dtype.kind != "f":
-        return float((got != want).mean())
-    got, want = got.astype(np.float64), want.astype(np.float64)
-    largest = float(np.abs(want).max(initial=0.0))
-    return float(np.abs(got - want).max(initial=0.0)) / (largest or 1.0)
