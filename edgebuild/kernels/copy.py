@@ -62,7 +62,7 @@ class Box:
     elements.
 
     It is a transpose, a slice (also with negative steps), an expand (stride 0), one input of a concat, the inside of
-    a pad.
+    a pad. `table`: dtype of a table that every byte goes through.
     """
 
     dtype: str
@@ -73,14 +73,14 @@ class Box:
     out_size: int
     in_offset: int = 0
     out_offset: int = 0
-    table: bool = False
+    table: str = ""
 
 
 def box_kernel(box: Box, _isa: Isa) -> Kernel:
-    """Arguments: input, [table uint8 [256]], output. A unit is one index of the outermost dimension."""
-    args = [("x", box.dtype, box.in_size), ("y", box.dtype, box.out_size)]
+    """Arguments: input, [table [256] of the dtype `table`], output. A unit is one index of the outermost dimension."""
+    args = [("x", box.dtype, box.in_size), ("y", box.table or box.dtype, box.out_size)]
     if box.table:
-        args.insert(1, ("table", "uint8", 256))
+        args.insert(1, ("table", box.table, 256))
 
     def emit(body: Body) -> None:
         x, *table, y = body.buffers
@@ -167,15 +167,16 @@ class Table:
 
     size: int
     period: int = 1
+    dtype: str = "uint8"
 
 
 def table_kernel(spec: Table, isa: Isa) -> Kernel:
-    """Arguments: input uint8, tables uint8 [period, 256], output uint8: SPEC section 7, table.
+    """Arguments: input uint8, tables [period, 256], output, both of the spec's dtype: SPEC section 7, table.
 
     A step covers `period` vectors, so that each place in it always belongs to the same table.
     """
-    size, period, lookup = spec.size, spec.period, isa.lookup
-    args = [("x", "uint8", size), ("table", "uint8", 256 * period), ("y", "uint8", size)]
+    size, period, lookup = spec.size, spec.period, isa.lookup if spec.dtype == "uint8" else None
+    args = [("x", "uint8", size), ("table", spec.dtype, 256 * period), ("y", spec.dtype, size)]
     fits = size % period == 0 and size >= period * isa.block
     width = isa.block if lookup is not None and fits and (period == 1 or isa.lookups) else 1
     step = width * period

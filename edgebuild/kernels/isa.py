@@ -108,7 +108,15 @@ class Isa:
     @property
     def words(self) -> "Isa":
         """The instructions for convolutions of 16-bit activations, which they take unpacked."""
-        return replace(self.halves or self, name=self.name, direct=True, matrix=None, halves=None)
+        return replace(
+            self.halves or self,
+            name=self.name,
+            lookup=self.lookup,
+            lookups=self.lookups,
+            direct=True,
+            matrix=None,
+            halves=None,
+        )
 
     def at(self, lanes: int) -> "Isa":
         """The same instructions on shorter vectors."""
@@ -208,8 +216,7 @@ def _x86_words(names: dict[int, str]) -> Dot:
     """Int16 × int16 in pairs; the weights are bytes."""
 
     def dot(acc: Expr, x: Expr, w: Expr, lanes: int) -> Expr:
-        operands = (bits("int32", v, lanes) for v in (x, cast("int16", w, 2 * lanes)))
-        return intrinsic(names[lanes], f"int32x{lanes}", acc, *operands)
+        return intrinsic(names[lanes], f"int32x{lanes}", acc, x, cast("int16", w, 2 * lanes))
 
     return dot
 

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from edgebuild.kernels.builder import Body, Expr, Kernel, T, cast, cell, floor_power, kernel, loop, splat
-from edgebuild.kernels.epilogue import QUANT_PARAMS, Epilogue
+from edgebuild.kernels.epilogue import BYTES, QUANT_PARAMS, Epilogue, Types
 from edgebuild.kernels.isa import Isa
 
 
@@ -42,10 +42,11 @@ class _Window:
     columns: tuple[Expr, Expr]
 
 
-def max_pool_kernel(pool: Pool, isa: Isa) -> Kernel:
-    """Arguments: input, output."""
-    lanes = min(isa.lanes * 4, floor_power(pool.channels))
-    args = [("x", "uint8", pool.in_size), ("y", "uint8", pool.out_size)]
+def max_pool_kernel(pool: Pool, isa: Isa, *, dtype: str = "uint8") -> Kernel:
+    """Arguments: input, output, uint8 or int16."""
+    lanes = min(isa.lanes * (4 if dtype == "uint8" else 2), floor_power(pool.channels))
+    args = [("x", dtype, pool.in_size), ("y", dtype, pool.out_size)]
+    least = cast(dtype, 0 if dtype == "uint8" else -(2**15))
 
     def emit(body: Body) -> None:
         x, y = body.buffers
@@ -53,31 +54,31 @@ def max_pool_kernel(pool: Pool, isa: Isa) -> Kernel:
         def pixel(window: _Window, image: Expr, place: Expr) -> None:
             with loop(0, -(-pool.channels // lanes)) as block:
                 channel = T.bind(T.min(block * lanes, pool.channels - lanes))
-                best = cell("uint8", lanes)
-                best.set(splat(T.uint8(0), lanes))
+                best = cell(dtype, lanes)
+                best.set(splat(least, lanes))
                 with loop(*window.rows) as kh, loop(*window.columns) as kw:
                     best.set(T.max(best.get(), x.load(_tap(pool, window, image, kh, kw) + channel, lanes)))
                 y.store(place + channel, best.get(), lanes)
 
         _pixels(pool, body, pixel)
 
-    return Kernel(kernel(args, emit), ("uint8", "uint8"), pool.batch * pool.out_height)
+    return Kernel(kernel(args, emit), (dtype, dtype), pool.batch * pool.out_height)
 
 
-def average_pool_kernel(pool: Pool, isa: Isa) -> Kernel:
+def average_pool_kernel(pool: Pool, isa: Isa, *, types: Types = BYTES) -> Kernel:
     """Arguments: input, multipliers float32 [out_height, out_width], quant, output."""
     lanes = isa.wide_for(pool.channels)
     positions = pool.out_height * pool.out_width
     args = [
-        ("x", "uint8", pool.in_size),
+        ("x", types.source, pool.in_size),
         ("scale", "float32", positions),
         ("quant", "int32", QUANT_PARAMS),
-        ("y", "uint8", pool.out_size),
+        ("y", types.result, pool.out_size),
     ]
 
     def emit(body: Body) -> None:
         x, scale, quant, y = body.buffers
-        epilogue = Epilogue(isa, quant)
+        epilogue = Epilogue(isa, quant, types=types)
 
         def pixel(window: _Window, image: Expr, place: Expr) -> None:
             taps = (window.rows[1] - window.rows[0]) * (window.columns[1] - window.columns[0])

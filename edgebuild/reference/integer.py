@@ -1,4 +1,4 @@
-"""Section 7: integer operators on uint8 activations. Accumulators are int32; NCHW.
+"""Section 7: integer operators on activations of 8 and 16 bits; NCHW.
 
 Sums are formed in float32 or float64 where every partial sum is an integer that the type holds exactly.
 """
@@ -11,13 +11,13 @@ import numpy as np
 from edgebuild.reference.geometry import Window, counts, padded, tap, taps
 from edgebuild.reference.values import Array, Bytes, Params, View
 
-_LARGEST_PRODUCT = 255 * 128
-_INT32: np.dtype[Any] = np.dtype(np.int32)
+_LARGEST_WEIGHT = 128
+_INT64: np.dtype[Any] = np.dtype(np.int64)
 
 
-def exact_float(terms: int) -> np.dtype[Any]:
-    """The narrowest float type that sums `terms` products of a byte and a weight without rounding."""
-    return np.dtype(np.float32 if terms * _LARGEST_PRODUCT < 1 << 24 else np.float64)
+def exact_float(terms: int, span: int) -> np.dtype[Any]:
+    """The narrowest float type that sums `terms` products of an activation, at most `span`, and a weight exactly."""
+    return np.dtype(np.float32 if terms * span * _LARGEST_WEIGHT < 1 << 24 else np.float64)
 
 
 def quantized(value: float, params: Params) -> float:
@@ -33,15 +33,21 @@ def requantize(acc: Array, m: Array, params: Params, low: float, high: float) ->
 def rounded(scaled: Array, params: Params, low: float, high: float) -> Bytes:
     """Clip, rounding and zero point of Requantize, for float32 steps."""
     z = params.zero_point
-    lo = np.float32(min(max(0.0, quantized(low, params)), 255.0) - z)
-    hi = np.float32(max(min(255.0, quantized(high, params)), 0.0) - z)
-    return (np.rint(np.minimum(np.maximum(scaled, lo), hi)) + z).astype(np.uint8)
+    least, most = float(params.least), float(params.most)
+    lo = np.float32(min(max(least, quantized(low, params)), most) - z)
+    hi = np.float32(max(min(most, quantized(high, params)), least) - z)
+    return (np.rint(np.minimum(np.maximum(scaled, lo), hi)) + z).astype(params.dtype)
 
 
 def quantize(x: Array, params: Params) -> Bytes:
     """QuantizeLinear of float32 values."""
     q = np.rint(x.astype(np.float32) / params.scale) + np.float32(params.zero_point)
-    return np.asarray(np.minimum(np.maximum(q, 0), 255), np.uint8)
+    return np.asarray(np.minimum(np.maximum(q, params.least), params.most), params.dtype)
+
+
+def requantized(x: View, y: Params, low: float, high: float) -> Bytes:
+    """An activation of 16 bits in other parameters."""
+    return rounded(_centred(x).astype(np.float32) * np.float32(x.params.s / y.s), y, low, high)
 
 
 def weight_scale(x: Params, scale: Array) -> Array:
@@ -54,17 +60,18 @@ def weight_multiplier(x: Params, scale: Array, y: Params) -> Array:
     return np.asarray(weight_scale(x, scale) / np.float32(y.s))
 
 
-def fits(depth: int, bias: Array) -> bool:
-    """Whether sums of `depth` products and a bias stay in 32 bits, with room to spare."""
-    return 2 * depth * _LARGEST_PRODUCT + float(np.max(np.abs(bias), initial=0.0)) < 2**31
+def fits(x: Params, depth: int, bias: Array) -> bool:
+    """Whether sums of `depth` products and a bias stay in 32 bits (of 16-bit activations in 53), with room to spare."""
+    largest = 2 * depth * x.span * _LARGEST_WEIGHT + float(np.max(np.abs(bias), initial=0.0))
+    return largest < (2**53 if x.wide else 2**31)
 
 
 def conv(x: View, weight: Array, w: Window, group: int) -> Array:
-    """Σ (x - z_x)·w over the window: x [N, C, H, W], weight int8 [M, C/group, kh, kw] → int32 [N, M, oh, ow]."""
-    kind = exact_float(int(np.prod(weight.shape[1:])))
+    """Σ (x - z_x)·w over the window: x [N, C, H, W], weight int8 [M, C/group, kh, kw] → int64 [N, M, oh, ow]."""
+    kind = exact_float(int(np.prod(weight.shape[1:])), x.params.span)
     centred = padded(_centred(x, kind), w, 0)
     sums = _depthwise(centred, weight, w, group) if weight.shape[1] == 1 else _dense(centred, weight, w, group)
-    return sums.astype(np.int32)
+    return sums.astype(np.int64)
 
 
 def _depthwise(x: Array, weight: Array, w: Window, group: int) -> Array:
@@ -88,9 +95,9 @@ def _dense(x: Array, weight: Array, w: Window, group: int) -> Array:
 
 
 def matmul(x: View, weight: Array) -> Array:
-    """Σ_k (x[…, k] - z_x)·w[k, n]: int32 […, N]."""
-    kind = exact_float(weight.shape[0])
-    return np.asarray(_centred(x, kind) @ weight.astype(kind), np.int32)
+    """Σ_k (x[…, k] - z_x)·w[k, n]: int64 […, N]."""
+    kind = exact_float(weight.shape[0], x.params.span)
+    return np.asarray(_centred(x, kind) @ weight.astype(kind), np.int64)
 
 
 def product(a: View, b: View, y: Params, low: float, high: float) -> Bytes:
@@ -133,8 +140,11 @@ def bias(values: Array, x: Params, weight_scale: Array) -> Array:
 
 
 def add(a: View, b: View, y: Params, low: float, high: float) -> Bytes:
-    """Residual add of two scales."""
+    """Residual add of two scales; in float32 where anything has 16 bits."""
     r_a, r_b = a.params.s / y.s, b.params.s / y.s
+    if a.params.wide or b.params.wide or y.wide:
+        terms = [_centred(x).astype(np.float32) * np.float32(r) for x, r in ((a, r_a), (b, r_b))]
+        return rounded(terms[0] + terms[1], y, low, high)
     k = 24
     while np.rint(max(r_a, r_b) * 2.0**k) > 1 << 21:
         k -= 1
@@ -144,12 +154,14 @@ def add(a: View, b: View, y: Params, low: float, high: float) -> Bytes:
 
 
 def mul(a: View, b: View, y: Params, low: float, high: float) -> Bytes:
-    """Product of two tensors, with broadcasting."""
+    """Product of two tensors, with broadcasting; in float32 where anything has 16 bits."""
     m = np.float32(a.params.s * b.params.s / y.s)
+    if a.params.wide or b.params.wide or y.wide:
+        return rounded((_centred(a).astype(np.float32) * _centred(b).astype(np.float32)) * m, y, low, high)
     return requantize(_centred(a) * _centred(b), np.asarray(m), y, low, high)
 
 
-def _centred(x: View, kind: np.dtype[Any] = _INT32) -> Array:
+def _centred(x: View, kind: np.dtype[Any] = _INT64) -> Array:
     """The values x - z_x as `kind`."""
     return np.asarray(x.q.astype(kind) - kind.type(x.params.zero_point))
 
@@ -157,7 +169,7 @@ def _centred(x: View, kind: np.dtype[Any] = _INT32) -> Array:
 def average_pool(x: View, w: Window, y: Params, low: float, high: float, *, include_pad: bool) -> Bytes:
     """Average over windows; padding adds 0 and counts only with `include_pad`."""
     centred = padded(_centred(x), w, 0)
-    acc: Array = np.zeros((*x.q.shape[:2], *w.output), np.int32)
+    acc: Array = np.zeros((*x.q.shape[:2], *w.output), np.int64)
     for position in taps(w):
         acc = acc + tap(centred, w, position)
     n = counts(w, x.q.shape[2:], include_pad=include_pad)
@@ -166,7 +178,7 @@ def average_pool(x: View, w: Window, y: Params, low: float, high: float, *, incl
 
 def mean(x: View, axes: tuple[int, ...], y: Params, low: float, high: float, *, keepdims: bool) -> Bytes:
     """Average over whole axes."""
-    acc: Array = np.asarray(np.sum(_centred(x), axis=axes, keepdims=keepdims, dtype=np.int32))
+    acc: Array = np.asarray(np.sum(_centred(x), axis=axes, keepdims=keepdims, dtype=np.int64))
     n = np.asarray(int(np.prod([x.q.shape[a] for a in axes])))
     return requantize(acc, _mean_multiplier(x.params, y, n), y, low, high)
 

@@ -15,7 +15,20 @@ from edgebuild.reference.geometry import window
 from edgebuild.reference.model import Model, Node, read
 from edgebuild.reference.moves import is_move, move, pad
 from edgebuild.reference.tables import BINARY, UNARY, table
-from edgebuild.reference.values import Array, Bytes, Chain, Dense, Function, Moved, Params, Pending, Value, View, Weight
+from edgebuild.reference.values import (
+    ACTIVATIONS,
+    Array,
+    Bytes,
+    Chain,
+    Dense,
+    Function,
+    Moved,
+    Params,
+    Pending,
+    Value,
+    View,
+    Weight,
+)
 
 if TYPE_CHECKING:
     import onnx
@@ -140,21 +153,23 @@ def _parameters(node: Node, inputs: Inputs) -> tuple[Array, Array]:
     zero = inputs[2] if len(inputs) > 2 else None
     if not isinstance(scale, Dense) or not (zero is None or isinstance(zero, Dense)):
         raise ModelError(f"{node.op} ({node.name!r}): scale and zero point are not constants", "quantize statically")
-    default = np.zeros(scale.data.shape, np.uint8)
+    source = inputs[0].data.dtype if isinstance(inputs[0], Dense) else np.dtype(np.uint8)
+    default = np.zeros(scale.data.shape, source if node.op == "DequantizeLinear" else np.uint8)
     return scale.data, default if zero is None else zero.data
 
 
 def _activation_params(node: Node, scale: Array, zero: Array) -> Params:
-    if zero.dtype != np.uint8 or scale.size != 1 or zero.size != 1:
+    if zero.dtype not in ACTIVATIONS or scale.size != 1 or zero.size != 1:
         found = f"{zero.dtype}, {scale.size} scale(s)"
         raise ModelError(
-            f"{node.op} ({node.name!r}): activations are uint8 with one scale, found {found}", "quantize to uint8"
+            f"{node.op} ({node.name!r}): activations are uint8, uint16 or int16 with one scale, found {found}",
+            "quantize to uint8",
         )
     if not np.isfinite(scale).all() or scale.reshape(-1)[0] <= 0:
         raise ModelError(
             f"{node.op} ({node.name!r}): the scale {scale.reshape(-1)[0]} is not a positive number", "calibrate again"
         )
-    return Params(np.float32(scale.reshape(-1)[0]), int(zero.reshape(-1)[0]))
+    return Params(np.float32(scale.reshape(-1)[0]), int(zero.reshape(-1)[0]), zero.dtype)
 
 
 def _dequantize(node: Node, inputs: Inputs) -> Value:
@@ -162,13 +177,19 @@ def _dequantize(node: Node, inputs: Inputs) -> Value:
     if not isinstance(source, Dense):
         raise ModelError(f"DequantizeLinear ({node.name!r}) does not read a quantized tensor", "export the model again")
     scale, zero = _parameters(node, inputs)
-    if source.data.dtype == np.uint8:
-        return View(source.data, _activation_params(node, scale, zero))
+    if source.data.dtype in ACTIVATIONS:
+        params = _activation_params(node, scale, zero)
+        if params.dtype != source.data.dtype:
+            raise ModelError(
+                f"{node.op} ({node.name!r}): the zero point of a tensor of {source.data.dtype} is {params.dtype}",
+                "quantize again",
+            )
+        return View(source.data, params)
     if source.data.dtype in {np.dtype(np.int8), np.dtype(np.int32)} and not zero.any():
         return Weight(source.data, scale.astype(np.float32), node.attributes.get("axis", 1))
     raise ModelError(
         f"DequantizeLinear ({node.name!r}): {source.data.dtype} with this zero point is not supported",
-        "activations are uint8; weights are int8 and symmetric",
+        "activations are uint8, uint16 or int16; weights are int8 and symmetric",
     )
 
 
@@ -182,7 +203,8 @@ def _quantize(node: Node, inputs: Inputs) -> Bytes:
         case Chain():
             return table(value.function, value.source.params, params)[value.source.q]
         case Pending():
-            return value.finish(params, value.low, value.high)
+            made = value.finish(params, value.low, value.high)
+            return integer.quantize(value.array(), params) if made is None else made
         case None:
             raise ModelError(f"QuantizeLinear ({node.name!r}) has no input", "export the model again")
         case _:
@@ -193,6 +215,8 @@ def _requantized(view: View, y: Params, low: float = -np.inf, high: float = np.i
     """The bytes in other parameters, clipped: themselves where nothing changes."""
     if low == -np.inf and high == np.inf and view.params == y:
         return view.q
+    if view.params.wide:
+        return integer.requantized(view, y, low, high)
     return table(lambda x: np.minimum(np.maximum(x, low), high), view.params, y)[view.q]
 
 
@@ -247,7 +271,8 @@ def _moved(node: Node, data: View, inputs: Inputs) -> list[Bytes] | None:
         return move(node, data.q, constants)
     if node.op == "Pad":
         value = constants[2] if len(constants) > 2 and constants[2] is not None else 0.0
-        return [pad(node, data.q, constants, int(np.clip(integer.quantized(float(value), data.params), 0, 255)))]
+        level = np.clip(integer.quantized(float(value), data.params), data.params.least, data.params.most)
+        return [pad(node, data.q, constants, int(level))]
     return None
 
 
@@ -256,7 +281,7 @@ def _unary(node: Node, inputs: Inputs, fallback: Fallback) -> list[Value] | None
     if not found or any(isinstance(v, Pending | Weight | Moved) for v in inputs):
         return None
     source = found[0][0]
-    if any(not _same(source, other) for other, _ in found[1:]):
+    if source.params.wide or any(not _same(source, other) for other, _ in found[1:]):
         return None
     functions = iter([f for _, f in found])
     arguments = [next(functions) if isinstance(v, View | Chain) else _scalar(v, source) for v in inputs]
@@ -298,7 +323,7 @@ def _composed(node: Node, arguments: list[Function | None], constants: list[Arra
     return None
 
 
-Finish = Callable[[Params, float, float], Bytes]
+Finish = Callable[[Params, float, float], Bytes | None]
 Cluster = Callable[[Node, Inputs], Finish | None]
 
 
@@ -337,7 +362,7 @@ class _Layer:
         return integer.requantize(self._total(), m.reshape(self.shape), y, low, high)
 
     def fits(self) -> bool:
-        return integer.fits(self.depth, self.bias)
+        return integer.fits(self.x, self.depth, self.bias)
 
     def real(self) -> Array:
         """The result as float32: one product behind the sum."""
@@ -392,9 +417,9 @@ def _gemm(node: Node, inputs: Inputs) -> Finish | None:
 def _matmul(_: Node, inputs: Inputs) -> Finish | None:
     a, b = inputs
     if isinstance(a, View) and isinstance(b, View):
-        if min(a.q.ndim, b.q.ndim) < 2:
+        if min(a.q.ndim, b.q.ndim) < 2 or a.params.wide or b.params.wide:
             return None
-        return lambda y, low, high: integer.product(a, b, y, low, high)
+        return lambda y, low, high: None if y.wide else integer.product(a, b, y, low, high)
     found = _weighted(inputs)
     if found is None or found[1].q.ndim != 2 or (found[1].scale.size > 1 and found[1].axis % 2 != 1):
         return None
@@ -447,6 +472,8 @@ def _average_pool(node: Node, inputs: Inputs) -> Finish | None:
     image = x.q.shape[2:]
     w = window({} if whole else node.attributes, image if whole else tuple(node.attributes["kernel_shape"]), image)
     include = bool(node.attributes.get("count_include_pad", 0))
+    if not _adds_up(x, int(np.prod(w.kernel))):
+        return None
     return lambda y, low, high: integer.average_pool(x, w, y, low, high, include_pad=include)
 
 
@@ -463,22 +490,27 @@ def _reduce_mean(node: Node, inputs: Inputs) -> Finish | None:
         return None
     axes = float32.reduced_axes(node, _arrays(inputs), x.q.ndim)
     keep = bool(node.attributes.get("keepdims", 1))
-    if not axes:
+    if not axes or not _adds_up(x, int(np.prod([x.q.shape[a] for a in axes]))):
         return None
     return lambda y, low, high: integer.mean(x, axes, y, low, high, keepdims=keep)
 
 
+def _adds_up(x: View, count: int) -> bool:
+    """Whether 32 bits hold the sum of `count` values."""
+    return count * x.params.span < 2**31
+
+
 def _softmax(node: Node, inputs: Inputs) -> Finish | None:
     x = inputs[0]
-    if not isinstance(x, View):
+    if not isinstance(x, View) or x.params.wide:
         return None
     axis = node.attributes.get("axis", -1) % x.q.ndim
-    return lambda y, low, high: integer.softmax(x, axis, y, low, high)
+    return lambda y, low, high: None if y.wide else integer.softmax(x, axis, y, low, high)
 
 
 def _layer_norm(node: Node, inputs: Inputs) -> Finish | None:
     x, *rest = inputs
-    if not isinstance(x, View) or not all(map(_is_constant, rest)) or len(node.outputs) > 1:
+    if not isinstance(x, View) or x.params.wide or not all(map(_is_constant, rest)) or len(node.outputs) > 1:
         return None
     axis = node.attributes.get("axis", -1) % x.q.ndim
     if np.prod(x.q.shape[axis:]) > _LONGEST_NORM:
@@ -486,7 +518,7 @@ def _layer_norm(node: Node, inputs: Inputs) -> Finish | None:
     gain, *offset = [v.data for v in rest if isinstance(v, Dense)]
     epsilon = node.attributes.get("epsilon", 1e-5)
     shift = offset[0] if offset else None
-    return lambda y, low, high: integer.layer_norm(x, axis, gain, shift, epsilon, y, low, high)
+    return lambda y, low, high: None if y.wide else integer.layer_norm(x, axis, gain, shift, epsilon, y, low, high)
 
 
 def _concat(node: Node, inputs: Inputs) -> Finish | None:

@@ -12,12 +12,14 @@ Attributes = dict[str, Any]
 
 
 def table(function: Function, x: Params, y: Params) -> Bytes:
-    """T[q] = min(max(rne(f(s_x·(q - z_x)) / s_y) + z_y, 0), 255) for q = 0..255; z_y where f is not a number."""
+    """T[q] = min(max(rne(f(s_x·(q - z_x)) / s_y) + z_y, lo), hi) for q = 0..255 (lo and hi are the ends of y's type);
+    z_y where f is not a number.
+    """
     inputs = x.s * (np.arange(256, dtype=np.float64) - x.zero_point)
     with np.errstate(all="ignore"):
         outputs = function(inputs) / y.s
     outputs = np.where(np.isnan(outputs), 0.0, outputs)
-    return np.asarray(np.minimum(np.maximum(np.rint(outputs) + y.zero_point, 0), 255), np.uint8)
+    return np.asarray(np.minimum(np.maximum(np.rint(outputs) + y.zero_point, y.least), y.most), y.dtype)
 
 
 def _float(attributes: Attributes, name: str, default: float) -> float:

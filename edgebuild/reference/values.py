@@ -15,21 +15,46 @@ import numpy as np
 import numpy.typing as npt
 
 Array = npt.NDArray[Any]
-Bytes = npt.NDArray[np.uint8]
+Bytes = npt.NDArray[np.uint8 | np.uint16 | np.int16]
 Function = Callable[[Array], Array]
+
+
+ACTIVATIONS = (np.dtype(np.uint8), np.dtype(np.uint16), np.dtype(np.int16))
+"""What an activation may be quantized to."""
 
 
 @dataclass(frozen=True)
 class Params:
-    """Scale (float32 > 0) and zero point (0..255) of a uint8 tensor: x = s·(q - z)."""
+    """Scale (float32 > 0) and zero point of a quantized tensor: x = s·(q - z)."""
 
     scale: np.float32
     zero_point: int
+    dtype: np.dtype[Any] = ACTIVATIONS[0]
 
     @property
     def s(self) -> float:
         """The scale as formulas use it: float64, converted exactly."""
         return float(self.scale)
+
+    @property
+    def wide(self) -> bool:
+        """Whether the tensor has 16 bits."""
+        return self.dtype.itemsize > 1
+
+    @property
+    def least(self) -> int:
+        """The smallest q."""
+        return int(np.iinfo(self.dtype).min)
+
+    @property
+    def most(self) -> int:
+        """The largest q."""
+        return int(np.iinfo(self.dtype).max)
+
+    @property
+    def span(self) -> int:
+        """The largest |q - z|."""
+        return self.most - self.least
 
 
 class Value(ABC):
@@ -64,7 +89,7 @@ class Dense(Value):
 
 @dataclass(frozen=True, eq=False)
 class View(Value):
-    """The result of DequantizeLinear on uint8: bytes and what they mean."""
+    """The result of DequantizeLinear on an activation: its integers and what they mean."""
 
     q: Bytes
     params: Params
@@ -105,15 +130,16 @@ class Weight(Value):
 @dataclass(frozen=True, eq=False)
 class Pending(Deferred):
     """An integer operator that waits for the output's parameters; `low` and `high` are the activation clip so far.
+    `finish` gives None for parameters with which it runs in float32.
 
     `biased`: the same with a bias that an Add behind it brings, or None where the operator takes none.
     """
 
-    finish: Callable[[Params, float, float], Bytes]
+    finish: Callable[[Params, float, float], Bytes | None]
     fallback: Callable[[], Array]
     low: float = -np.inf
     high: float = np.inf
-    biased: "Callable[[Value], Callable[[Params, float, float], Bytes] | None] | None" = None
+    biased: "Callable[[Value], Callable[[Params, float, float], Bytes | None] | None] | None" = None
 
 
 @dataclass(frozen=True, eq=False)

@@ -53,6 +53,14 @@ class Builder:
         parameters = self.constant(scale), self.constant(zero, np.uint8)
         return self.node("DequantizeLinear", self.node("QuantizeLinear", value, *parameters), *parameters)
 
+    def words(self, value: str, scale: float = 2e-4, zero: int = 30_000, dtype: type = np.uint16) -> str:
+        """The same with 16 bits."""
+        parameters = self.constant(scale), self.constant(zero, dtype)
+        return self.node("DequantizeLinear", self.node("QuantizeLinear", value, *parameters), *parameters)
+
+    def wide(self, *shape: int, scale: float = 2e-4, zero: int = 30_000) -> str:
+        return self.words(self.input(*shape), scale, zero)
+
     def activation(self, *shape: int, scale: float = 0.02, zero: int = 117) -> str:
         return self.quantized(self.input(*shape), scale, zero)
 
@@ -114,7 +122,7 @@ def merged(cases: Mapping[str, Callable[[Builder], str]]) -> onnx.ModelProto:
     inputs = [helper.make_tensor_value_info(p.name, p.dtype, [p.size]) for p in used]
     outputs = [helper.make_empty_tensor_value_info(name) for name in cases]
     graph = helper.make_graph(nodes, "cases", inputs, outputs, initializers)
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 21)], ir_version=10)
     typed = onnx.shape_inference.infer_shapes(model, strict_mode=True, data_prop=True)
     onnx.checker.check_model(typed)
     return typed
@@ -754,3 +762,170 @@ def result_as_integers_and_as_float(b: Builder) -> str:
 @case
 def float_result_of_few_columns(b: Builder) -> str:
     return b.node("MatMul", b.activation(1, 700, zero=255), b.weights(700, 3, axis=1))
+
+
+@case
+def words_pointwise(b: Builder) -> str:
+    """A convolution of 16-bit activations whose sums 32 bits hold, and two whose sums they do not."""
+    x = b.words(b.conv(b.wide(1, 24, 9, 7), 40, 24, 1, 1), 3e-4)
+    y = b.words(b.conv(x, 150, 40, 2, 2), 1e-3, 32_768)
+    return b.words(b.conv(y, 37, 150, 1, 1), 4e-3, 65_535)
+
+
+@case
+def words_long_sums(b: Builder) -> str:
+    """More products than 32 bits add up, at both ends of the range."""
+    x = b.wide(2, 1500, scale=1e-5, zero=0)
+    return b.words(b.node("Gemm", x, b.weights(17, 1500), b.constant(b.rng.normal(0, 1, 17)), transB=1), 3e-4)
+
+
+@case
+def words_to_bytes_and_to_float(b: Builder) -> str:
+    x = b.wide(1, 33, 6, 5)
+    y = b.node("Clip", b.conv(x, 20, 33, 3, 3, pads=[1, 1, 1, 1]), b.constant(-1.1), b.constant(2.3))
+    z = b.conv(x, 20, 33, 3, 3, pads=[1, 1, 1, 1])
+    return b.node("Concat", b.quantized(y, 0.02), b.node("Relu", z), axis=1)
+
+
+@case
+def words_of_bytes(b: Builder) -> str:
+    """8-bit activations, 16-bit results."""
+    x = b.activation(1, 19, 6, 5)
+    y = b.words(b.node("Relu", b.conv(x, 21, 19, 3, 3, pads=[1, 1, 1, 1])), 2e-4, 0)
+    z = b.words(b.conv(x, 19, 1, 3, 3, group=19, pads=[1, 1, 1, 1]), 1e-4, 33_000)
+    return b.node("Concat", y, z, axis=1)
+
+
+@case
+def words_first_layer(b: Builder) -> str:
+    x = b.wide(1, 3, 31, 29, zero=0)
+    return b.words(b.node("Relu", b.conv(x, 16, 3, 3, 3, strides=[2, 2], pads=[0, 0, 1, 1])), 1e-4, 0)
+
+
+@case
+def words_dilated_grouped(b: Builder) -> str:
+    x = b.wide(2, 12, 11, 9)
+    return b.words(b.conv(x, 18, 4, 3, 2, group=3, dilations=[2, 1], pads=[2, 0, 1, 1], strides=[2, 1]), 3e-4)
+
+
+@case
+def words_depthwise(b: Builder) -> str:
+    x = b.wide(1, 83, 9, 8)
+    y = b.conv(x, 83, 1, 3, 3, group=83, pads=[1, 1, 1, 1])
+    wide = b.words(b.node("Clip", y, b.constant(0), b.constant(6)), 1e-4, 0)
+    byte = b.quantized(b.conv(x, 83, 1, 5, 5, group=83, pads=[2, 2, 2, 2]), 0.03)
+    return b.node("Concat", wide, byte, b.conv(x, 83, 1, 3, 3, group=83, pads=[1, 1, 1, 1]), axis=1)
+
+
+@case
+def words_depthwise_large(b: Builder) -> str:
+    """A window whose sums 32 bits do not hold."""
+    return b.words(b.conv(b.wide(1, 5, 14, 13), 5, 1, 13, 11, group=5, pads=[6, 5, 6, 5]), 4e-4)
+
+
+@case
+def words_matmul_with_bias(b: Builder) -> str:
+    y = b.node("MatMul", b.wide(2, 7, 201), b.weights(201, 9, axis=1))
+    return b.words(b.node("Add", y, b.constant(b.rng.normal(0, 1, 9))), 5e-4)
+
+
+@case
+def words_added(b: Builder) -> str:
+    """Sums of 8 and 16 bits, with broadcasting and an activation."""
+    x, y = b.wide(1, 24, 5, 7), b.activation(1, 24, 5, 7, scale=0.013, zero=0)
+    z = b.words(b.node("Relu", b.node("Add", x, y)), 3e-4, 0)
+    z = b.words(b.node("Add", b.wide(1, 24, 1, 1), z), 4e-4, 1000)
+    return b.quantized(b.node("Add", z, x), 0.05)
+
+
+@case
+def words_multiplied(b: Builder) -> str:
+    x = b.words(b.conv(b.activation(1, 8, 6, 6), 20, 8, 1, 1), 2e-4)
+    gate = b.words(b.node("HardSigmoid", b.words(b.node("GlobalAveragePool", x), 1e-4)), 1 / 65535, 0)
+    y = b.words(b.node("Mul", x, gate), 1e-4)
+    return b.words(b.node("Mul", y, b.activation(1, 20, 6, 6)), 1e-4, 31_000)
+
+
+@case
+def words_signed(b: Builder) -> str:
+    """The int16 of other tools."""
+    x = b.words(b.input(1, 9, 6, 5), 2e-4, -700, np.int16)
+    y = b.words(b.conv(x, 16, 9, 3, 3, pads=[1, 1, 1, 1]), 4e-4, 0, np.int16)
+    constant = b.constant(b.rng.integers(-30_000, 30_000, (1, 16, 1, 1)), np.int16)
+    scale = b.node("DequantizeLinear", constant, b.constant(5e-5), b.constant(50, np.int16))
+    return b.words(b.node("Mul", scale, y), 3e-4)
+
+
+@case
+def words_pooled(b: Builder) -> str:
+    x = b.wide(1, 37, 9, 9)
+    largest = b.words(b.node("MaxPool", x, kernel_shape=[3, 3], strides=[2, 2], ceil_mode=1, pads=[1, 1, 1, 1]))
+    mean = b.node("AveragePool", x, kernel_shape=[3, 3], strides=[2, 2], pads=[1, 1, 1, 1])
+    byte = b.quantized(b.node("MaxPool", x, kernel_shape=[3, 3], strides=[2, 2], pads=[1, 1, 1, 1]), 0.03)
+    whole = b.node("ReduceMean", b.activation(1, 37, 5, 5), b.constant([2, 3], np.int64))
+    return b.node("Concat", largest, b.words(mean, 1e-4), byte, b.words(b.node("Add", byte, whole), 3e-4), axis=1)
+
+
+@case
+def words_joined(b: Builder) -> str:
+    """Inputs of a Concat in 8 and 16 bits, in parameters of the result and in others."""
+    x = b.words(b.conv(b.wide(1, 6, 4, 5), 16, 6, 1, 1), 3e-4)
+    parts = [x, b.wide(1, 3, 4, 5), b.activation(1, 11, 4, 5)]
+    wide = b.words(b.node("Clip", b.node("Concat", *parts, axis=1), b.constant(-2.0), b.constant(2.5)), 3e-4)
+    return b.quantized(b.node("Concat", *parts[::-1], wide, axis=1), 0.02)
+
+
+@case
+def words_joined_in_place(b: Builder) -> str:
+    """Each input is made where the Concat wants it."""
+    x = b.wide(1, 6, 4, 5)
+    parameters = b.constant(3e-4), b.constant(29_000, np.uint16)
+
+    def quantized(value: str) -> str:
+        return b.node("DequantizeLinear", b.node("QuantizeLinear", value, *parameters), *parameters)
+
+    whole = quantized(b.node("Concat", quantized(b.conv(x, 16, 6, 1, 1)), quantized(b.conv(x, 7, 6, 1, 1)), axis=1))
+    return quantized(b.conv(whole, 5, 23, 1, 1))
+
+
+@case
+def words_moved(b: Builder) -> str:
+    x = b.words(b.conv(b.wide(1, 4, 6, 5), 10, 4, 1, 1), 3e-4)
+    y = b.moved(b.moved(x, "Transpose", perm=[0, 2, 3, 1]), "Reshape", b.constant([1, 30, 10], np.int64))
+    y = b.moved(y, "Pad", b.constant([0, 1, 2, 0, 0, 3], np.int64), b.constant(0.4))
+    return b.quantized(b.node("Slice", y, *(b.constant(v, np.int64) for v in ([0], [29], [1], [2]))), 0.03)
+
+
+@case
+def words_in_other_parameters(b: Builder) -> str:
+    x = b.wide(1, 5, 3, 22)
+    y = b.words(b.node("Clip", x, b.constant(-1.0), b.constant(2.0)), 1e-4, 20_000)
+    return b.node("Concat", y, b.quantized(x, 0.03, 4), b.words(b.activation(1, 5, 3, 22), 1e-4, 65_535), axis=1)
+
+
+@case
+def words_in_functions(b: Builder) -> str:
+    x = b.wide(1, 6, 5, 5)
+    silu = b.words(b.node("Mul", x, b.node("Sigmoid", x)), 1e-4, 3000)
+    table = b.words(b.node("HardSwish", b.activation(1, 6, 5, 5)), 1e-4, 3000)
+    return b.node("Concat", silu, table, b.quantized(b.node("Gelu", x), 0.02, 9), axis=1)
+
+
+@case
+def words_in_a_transformer(b: Builder) -> str:
+    """What has no form for 16 bits runs in float32 between integers."""
+    x, y = b.wide(2, 12, 24), b.activation(2, 24, 12)
+    scores = b.words(b.node("MatMul", x, y), 2e-3)
+    weights = b.words(b.node("Softmax", scores, axis=-1), 1 / 65535, 0)
+    gain, offset = (b.constant(b.rng.normal(m, 0.3, 24)) for m in (1, 0))
+    turned = b.moved(y, "Transpose", perm=[0, 2, 1])
+    normed = b.words(b.node("LayerNormalization", turned, gain, offset), 3e-4)
+    mixed = b.node("MatMul", weights, b.quantized(normed, 0.03))
+    return b.words(mixed, 3e-4)
+
+
+@case
+def words_averaged_over_many(b: Builder) -> str:
+    """More values than 32 bits add up."""
+    x = b.words(b.node("Expand", b.wide(1, 2, 1, 5), b.constant([1, 2, 7000, 5], np.int64)))
+    return b.words(b.node("GlobalAveragePool", x), 1e-4)

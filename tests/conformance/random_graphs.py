@@ -50,14 +50,16 @@ class RandomGraph:
         return self.b.constant(value, dtype)
 
     def quantize(self, name: str) -> str:
-        """Value → Q → one DQ or two; sometimes in parameters that another tensor has."""
+        """Value → Q → one DQ or two, in 8 or 16 bits."""
         value = self.tensors[name]
         low, high = min(float(value.min()), 0.0), max(float(value.max()), 1e-3)
-        scale = np.float32((high - low) / 255 * self.rng.uniform(0.7, 1.1))
-        zero = np.uint8(np.clip(round(-low / scale), 0, 255))
-        parameters = self.constant(scale), self.constant(zero, np.uint8)
+        dtype = self.choose(np.uint8, np.uint8, np.uint16)
+        most = int(np.iinfo(dtype).max)
+        scale = np.float32((high - low) / most * self.rng.uniform(0.7, 1.1))
+        zero = int(np.clip(round(-low / scale), 0, most))
+        parameters = self.constant(scale), self.constant(zero, dtype)
         q = self.b.node("QuantizeLinear", name, *parameters)
-        integers = np.clip(np.rint(value / scale) + zero, 0, 255)
+        integers = np.clip(np.rint(value / scale) + zero, 0, most)
         for _ in range(self.choose(1, 1, 1, 2)):
             dq = self.b.node("DequantizeLinear", q, *parameters)
             self.tensors[dq] = ((integers - zero) * scale).astype(np.float32)

@@ -145,7 +145,7 @@ def test_a_quantized_model_with_int8_activations_is_refused() -> None:
     text = "(float[1,4] x) => (float[1,4] y) { q = QuantizeLinear(x, s, z) y = DequantizeLinear(q, s, z) }"
     foreign = model(text, s=np.float32(0.1), z=np.int8(0))
     with pytest.raises(
-        ModelError, match=r"QuantizeLinear 'QuantizeLinear_0': an activation is int8, uint8 is supported"
+        ModelError, match=r"QuantizeLinear 'QuantizeLinear_0': an activation is int8; uint8, uint16 and int16 are supported"
     ):
         quantize(foreign, without_samples)
 

@@ -87,13 +87,15 @@ def test_sums_are_exact_where_float32_would_round() -> None:
 
 @pytest.mark.parametrize("name", [name for name in CASES if name not in DIFFERENT])
 def test_every_lowered_operator_agrees_with_onnxruntime(name: str) -> None:
-    """Within one step of its last QuantizeLinear: ONNX Runtime computes in float32 between Q/DQ."""
+    """Within one step of its last QuantizeLinear: ONNX Runtime computes in float32 between Q/DQ. With 16 bits the last step
+    may be smaller than those before it: there it is two of the largest.
+    """
     builder = Builder(name, np.random.default_rng(11))
     output = CASES[name](builder)
     graph = helper.make_graph(
         builder.nodes, name, builder.inputs, [helper.make_empty_tensor_value_info(output)], builder.initializers
     )
-    proto = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
+    proto = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 21)], ir_version=10)
     rng = np.random.default_rng(3)
     inputs = {
         i.name: _random(rng, i.type.tensor_type.elem_type, [d.dim_value for d in i.type.tensor_type.shape.dim])
@@ -120,7 +122,10 @@ def _random(rng: np.random.Generator, kind: int, shape: list[int]) -> np.ndarray
 def _step(builder: Builder) -> float:
     quantizers = [n for n in builder.nodes if n.op_type == "QuantizeLinear"]
     constants = {t.name: np.frombuffer(t.raw_data, np.float32) for t in builder.initializers if t.data_type == 1}
-    return float(constants[quantizers[-1].input[1]][0]) * 1.01 if quantizers else 1e-4
+    steps = [float(constants[node.input[1]][0]) for node in quantizers]
+    if builder.prefix.startswith("words"):
+        return 2.02 * max(steps)
+    return steps[-1] * 1.01 if steps else 1e-4
 
 
 def test_a_result_without_quantize_runs_in_float() -> None:
@@ -137,7 +142,7 @@ def test_int8_activations_are_refused() -> None:
         "(float[1,4] x) => (float[1,4] y) { q = QuantizeLinear(x, s, z) y = DequantizeLinear(q, s, z) }",
         s=np.float32(0.1), z=np.int8(0),
     )  # fmt: skip
-    with pytest.raises(ModelError, match="activations are uint8 with one scale, found int8"):
+    with pytest.raises(ModelError, match="activations are uint8, uint16 or int16 with one scale, found int8"):
         Interpreter(proto).run({"x": np.zeros((1, 4), np.float32)})
 
 

@@ -7,13 +7,15 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from edgebuild.stages.compile.graph import Graph, Node, Quant
+from edgebuild.stages.compile.graph import ACTIVATIONS, Graph, Node, Quant
 from edgebuild.stages.compile.moves import is_move
 from edgebuild.stages.compile.tables import unary_source
 
 _WEIGHTED = ("Conv", "Gemm", "MatMul")
+_ON_BYTES = ("product", "softmax", "layer_norm")
 LONGEST_NORM = 32768  # elements of a row whose squares a 32-bit sum holds
-_LARGEST_PRODUCT = 255 * 128
+_LARGEST_WEIGHT = 128
+_LARGEST_SUM = 2**31
 
 
 @dataclass(frozen=True)
@@ -64,7 +66,8 @@ def match(graph: Graph, quantize: Node) -> Cluster | None:
     if moves is not None:
         return Cluster("moves", quantize, moves[0], (moves[1],))
     source = unary_source(graph, name)
-    return Cluster("table", quantize, (), (source,)) if source is not None else None
+    tabulated = source is not None and not quant_of(graph, source).wide
+    return Cluster("table", quantize, (), (source,)) if source is not None and tabulated else None
 
 
 def _strip_clips(graph: Graph, name: str) -> tuple[float, float, str]:
@@ -100,7 +103,11 @@ def _operator(graph: Graph, quantize: Node, node: Node, low: float, high: float)
     if not kind:
         return None
     read = {"product": 2, "add": 2, "mul": 2, "concat": len(node.inputs)}.get(kind, 1)
-    return Cluster(kind, quantize, (node,), tuple(node.inputs[:read]), low, high)
+    sources = tuple(node.inputs[:read])
+    wide = graph.quant(quantize).wide or any(quant_of(graph, source).wide for source in sources)
+    if wide and kind in _ON_BYTES:
+        return None
+    return Cluster(kind, quantize, (node,), sources, low, high)
 
 
 def _biased(graph: Graph, node: Node) -> tuple[Node, str]:
@@ -120,7 +127,8 @@ def _layer(graph: Graph, end: Node, node: Node, bias: str) -> Cluster | None:
 def _sums_fit(graph: Graph, cluster: Cluster) -> bool:
     """SPEC section 7: whether the sums of an operator with weights stay in 32 bits."""
     bias, scale = layer_bias(graph, cluster), layer_scale(graph, cluster)
-    return fits(layer_depth(graph, cluster), integer_bias(bias, scale, 1))
+    quant = quant_of(graph, cluster.sources[0])
+    return fits(quant, layer_depth(graph, cluster), integer_bias(bias, scale, 1))
 
 
 def layer_depth(graph: Graph, cluster: Cluster) -> int:
@@ -152,9 +160,10 @@ def integer_bias(bias: np.ndarray | None, scale: np.ndarray, count: int) -> np.n
     return flat if bias.dtype == np.int32 else np.asarray(np.rint(flat / scale))
 
 
-def fits(depth: int, bias: np.ndarray) -> bool:
-    """Whether sums of `depth` products and a bias stay in 32 bits, with room to spare."""
-    return 2 * depth * _LARGEST_PRODUCT + float(np.abs(bias).max(initial=0.0)) < 2**31
+def fits(quant: Quant, depth: int, bias: np.ndarray) -> bool:
+    """Whether sums of `depth` products and a bias stay in 32 bits (of 16-bit activations in 53), with room to spare."""
+    largest = 2 * depth * quant.span * _LARGEST_WEIGHT + float(np.abs(bias).max(initial=0.0))
+    return largest < (2**53 if quant.wide else _LARGEST_SUM)
 
 
 def _on_activations(graph: Graph, node: Node) -> str:
@@ -170,11 +179,19 @@ def _on_activations(graph: Graph, node: Node) -> str:
     rank = len(graph.shape(sources[0]))
     if node.op in ("MaxPool", "GlobalMaxPool"):
         return "max" if sum(map(bool, node.outputs)) == 1 and rank in (3, 4) else ""
+    count = _averaged(graph, node)
+    return "average" if count and count * quant_of(graph, sources[0]).span < _LARGEST_SUM else ""
+
+
+def _averaged(graph: Graph, node: Node) -> int:
+    """How many values an average adds up at most; 0 for other operators."""
+    shape = graph.shape(node.inputs[0])
     if node.op == "AveragePool":
-        return "average" if rank in (3, 4) else ""
+        return math.prod(node.attrs["kernel_shape"]) if len(shape) in (3, 4) else 0
     if node.op == "GlobalAveragePool":
-        return "average" if rank > 2 else ""
-    return "average" if node.op == "ReduceMean" and reduce_axes(graph, node) else ""
+        return math.prod(shape[2:]) if len(shape) > 2 else 0
+    axes = reduce_axes(graph, node) if node.op == "ReduceMean" else []
+    return math.prod(shape[a] for a in axes) if axes else 0
 
 
 def _conv_fits(graph: Graph, node: Node) -> bool:
@@ -257,12 +274,12 @@ def is_activation(graph: Graph, name: str) -> bool:
 
 
 def is_quantized(graph: Graph, name: str) -> bool:
-    """An activation, or a constant in uint8."""
+    """An activation, or a constant that is quantized like one."""
     node = graph.producers.get(name)
     if node is None or node.op != "DequantizeLinear":
         return False
     constant = graph.constant(node.inputs[0])
-    return constant is None or constant.dtype == np.uint8
+    return constant is None or constant.dtype in ACTIVATIONS
 
 
 def is_weight(graph: Graph, name: str) -> bool:

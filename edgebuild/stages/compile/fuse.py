@@ -134,17 +134,18 @@ def _renamed(step: Step | None, old: int, new: int) -> Step | None:
 def _with_table(writer: Step, step: Step) -> Step | None:
     if writer.make not in _TAKES_TABLE or writer.option("table") or writer.option("into"):
         return None
-    if not isinstance(step.spec, Table) or step.spec.period > 1:
+    if not isinstance(step.spec, Table) or step.spec.period > 1 or step.spec.dtype != "uint8":
         return None
     return writer.with_option("table", value=True, inputs=(*writer.inputs, step.inputs[1]), output=step.output)
 
 
 def _with_place(writer: Step, step: Step) -> Step | None:
     """A copy, through a table or not, of all that the writer makes."""
+    assert isinstance(step.spec, Box)
     placed = _with_plain_place(writer, replace(step, inputs=step.inputs[:1]))
     if placed is None or len(step.inputs) == 1:
         return placed
-    if writer.make not in _TAKES_TABLE or writer.option("table"):
+    if writer.make not in _TAKES_TABLE or writer.option("table") or step.spec.table != "uint8":
         return None
     return placed.with_option("table", value=True, inputs=(*writer.inputs, step.inputs[1]))
 
@@ -180,6 +181,6 @@ def _into(box: object) -> Into | None:
     wanted = [s for s, d in zip(dense[::-1], box.dims, strict=True) if d > 1]
     reached = [s for s, d in zip(box.out_strides, box.dims, strict=True) if d > 1]
     expected = [s for s, d in zip(strides, box.dims, strict=True) if d > 1]
-    if box.in_offset or size != box.in_size or walked != wanted or reached != expected or box.dtype != "uint8":
+    if box.in_offset or size != box.in_size or walked != wanted or reached != expected:
         return None
     return Into(line, box.out_strides[-2] if size > line else line, box.out_offset, box.out_size)

@@ -20,12 +20,44 @@ _DTYPES = {
 }
 
 
+ACTIVATIONS = (np.dtype(np.uint8), np.dtype(np.uint16), np.dtype(np.int16))
+_WORDS = {onnx.TensorProto.UINT16, onnx.TensorProto.INT16}
+
+
 @dataclass(frozen=True)
 class Quant:
-    """Affine parameters of a uint8 tensor: x = scale · (q − zero)."""
+    """Affine parameters of a quantized tensor, x = scale · (q − zero), as it lies in memory: uint8, or with 16 bits
+    int16 (uint16 less 2^15).
+    """
 
     scale: float
     zero: int
+    dtype: str = "uint8"
+
+    @property
+    def wide(self) -> bool:
+        """Whether the tensor has 16 bits."""
+        return self.dtype != "uint8"
+
+    @property
+    def least(self) -> int:
+        """The smallest q."""
+        return int(np.iinfo(self.dtype).min)
+
+    @property
+    def most(self) -> int:
+        """The largest q."""
+        return int(np.iinfo(self.dtype).max)
+
+    @property
+    def span(self) -> int:
+        """The largest |q − zero|."""
+        return self.most - self.least
+
+
+def stored(array: np.ndarray) -> np.ndarray:
+    """A constant as it lies in memory."""
+    return (array.astype(np.int32) - 2**15).astype(np.int16) if array.dtype == np.uint16 else array
 
 
 class Node:
@@ -73,6 +105,7 @@ class Graph:
         self._types = {v.name: v.type.tensor_type for v in (*graph.input, *graph.value_info, *graph.output)}
         self.producers = {name: node for node in self.nodes for name in node.outputs if name}
         self._share_dequantized()
+        self._check_words()
 
     def _share_dequantized(self) -> None:
         """Some tools give each reader a DequantizeLinear of its own: all readers take the first one."""
@@ -84,6 +117,15 @@ class Graph:
                 same[node.outputs[0]] = first.setdefault(key, node.outputs[0])
         for node in self.nodes:
             node.inputs = [same.get(name, name) for name in node.inputs]
+
+    def _check_words(self) -> None:
+        """16-bit integers are quantized activations and nothing else: in memory they are not what ONNX says."""
+        words = {n for n, kind in self._types.items() if kind.elem_type in _WORDS and self.constant(n) is None}
+        for node in self.nodes:
+            data = node.inputs[:1] if node.op == "DequantizeLinear" else []
+            made = node.outputs if node.op == "QuantizeLinear" else []
+            if words.intersection(node.inputs) - set(data) or words.intersection(node.outputs) - set(made):
+                raise node.unsupported("16-bit integers other than between QuantizeLinear and DequantizeLinear")
 
     @cached_property
     def consumers(self) -> dict[str, list[Node]]:
@@ -105,6 +147,8 @@ class Graph:
         if name in self.constants:
             return str(self.constants[name].dtype)
         code = self._type(name).elem_type
+        if code in _WORDS and name in self.producers:
+            return "int16"
         if code not in _DTYPES:
             raise ModelError(
                 f"tensor {name} has the type {onnx.TensorProto.DataType.Name(code)}, which is not supported",
@@ -137,7 +181,11 @@ class Graph:
     def quant(self, node: Node) -> Quant:
         """Parameters of a QuantizeLinear or DequantizeLinear of activations."""
         scale = self.need_constant(node, 1)
-        zero = self.constant(node.input(2)) if node.input(2) else np.uint8(0)
-        if zero is None or scale.size != 1 or np.size(zero) != 1 or np.asarray(zero).dtype != np.uint8:
-            raise node.unsupported("activations must be quantized per tensor to uint8")
-        return Quant(float(np.float64(scale.reshape(()))), int(np.asarray(zero).reshape(())))
+        zero = np.asarray(self.constant(node.input(2)) if node.input(2) else np.uint8(0))
+        if zero.dtype not in ACTIVATIONS or scale.size != 1 or zero.size != 1:
+            raise node.unsupported("activations must be quantized per tensor to uint8, uint16 or int16")
+        place = stored(zero)
+        name = node.inputs[0] if node.op == "DequantizeLinear" else node.outputs[0]
+        if self.constant(name) is None and self.dtype(name) != place.dtype:
+            raise node.unsupported("a tensor of 16 bits needs a zero point of its type")
+        return Quant(float(np.float64(scale.reshape(()))), int(place.reshape(())), str(place.dtype))

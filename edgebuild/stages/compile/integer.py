@@ -12,22 +12,26 @@ from edgebuild.kernels.conv import Conv, ConvPlan, conv_kernel, fold_bias
 from edgebuild.kernels.copy import Table, table_kernel
 from edgebuild.kernels.depthwise import DepthwisePlan, depthwise_kernel, is_depthwise
 from edgebuild.kernels.elementwise import Binary, binary_kernel
-from edgebuild.kernels.epilogue import BYTES, ROUNDED, Bounds, Types
+from edgebuild.kernels.epilogue import ROUNDED, Bounds, Types
 from edgebuild.kernels.pool import Pool, average_pool_kernel, max_pool_kernel
 from edgebuild.stages.compile.clusters import Cluster, fits, integer_bias, layer_bias, quant_of, reduce_axes
-from edgebuild.stages.compile.graph import Graph, Node, Quant
+from edgebuild.stages.compile.graph import Graph, Node, Quant, stored
 from edgebuild.stages.compile.moves import Mover, expanded
 from edgebuild.stages.compile.tables import unary_table
 from edgebuild.stages.compile.values import Emitter, Value, row_major
 from edgebuild.stages.compile.window import Window, window_of
+from edgebuild.stages.compile.words import Target, combined
 
 if TYPE_CHECKING:
     from edgebuild.kernels.builder import Kernel
 
+_NARROW_DEPTH, _NARROW_BIAS = 128, 2**30
+"""Products of a 16-bit activation and a weight, and a bias, whose sum 32 bits hold."""
+
 
 @dataclass(frozen=True)
 class IntegerLowering:
-    """Lowers clusters; `value(name)` of a DequantizeLinear's output is the uint8 value in front of it."""
+    """Lowers clusters; their sources are the quantized values in front of each DequantizeLinear."""
 
     graph: Graph
     emit: Emitter
@@ -39,10 +43,10 @@ class IntegerLowering:
         return result
 
     def constant_operand(self, name: str) -> Value:
-        """A uint8 constant behind a DequantizeLinear."""
+        """A quantized constant behind a DequantizeLinear."""
         node = self.graph.producers[name]
         array = self.graph.need_constant(node, 0)
-        return self.emit.constant(node.inputs[0], array)
+        return self.emit.constant(node.inputs[0], stored(array))
 
     # operators with weights
 
@@ -104,15 +108,16 @@ class IntegerLowering:
         node, name = cluster.nodes[0], cluster.name
         quant_x = quant_of(self.graph, cluster.sources[0])
         bias = integer_bias(layer_bias(self.graph, cluster), quant_x.scale * w_scale, conv.out_channels)
-        if not fits(conv.depth, bias):
-            raise node.unsupported("the sum could overflow 32 bits")
+        if not fits(quant_x, conv.depth, bias):
+            raise node.unsupported("the sum could overflow")
         integers = np.broadcast_to(bias.astype(np.int64), (conv.out_channels,))
         multipliers = self._multipliers(cluster, quant_x, w_scale)
         params = self.emit.constant(f"{name}:quant", self._output_params(cluster, quant_x))
-        types = Types(result="float32") if cluster.floating else BYTES
+        wide = quant_x.wide and (conv.depth > _NARROW_DEPTH or np.abs(integers).max() >= _NARROW_BIAS)
+        types = Types(quant_x.dtype, "float32" if cluster.floating else self.graph.quant(cluster.end).dtype, wide)
         plan: ConvPlan | DepthwisePlan
         make: Callable[..., Kernel]
-        if is_depthwise(conv):
+        if is_depthwise(conv) and not wide:
             plan, make, kind = DepthwisePlan(conv, types.depthwise(self.emit.isa)), depthwise_kernel, "depthwise"
             packed = plan.pack_weights(weights[..., 0])
         else:
@@ -122,7 +127,7 @@ class IntegerLowering:
         constants = [packed, plan.pack_channels(folded), plan.pack_channels(multipliers)]
         inputs = [self.emit.constant(f"{name}:{part}", array.reshape(-1))
                   for part, array in zip(("weights", "bias", "multiplier"), constants, strict=True)]  # fmt: skip
-        sums = np.abs(weights.reshape(len(weights), -1).astype(np.int64)).sum(axis=1) * 255 + np.abs(integers)
+        sums = np.abs(weights.reshape(len(weights), -1).astype(np.int64)).sum(axis=1) * quant_x.span + np.abs(integers)
         bounds = clamps(cluster, float((sums * multipliers).max(initial=0.0)))
         out = self.emit.tensor(name, types.result, shape, order)
         self.emit.call(
@@ -161,10 +166,19 @@ class IntegerLowering:
     # operators on two or more activations
 
     def _add(self, cluster: Cluster, sources: Sequence[Value]) -> Value:
-        return self._binary(cluster, sources, _add_params)
+        return self._words(cluster, sources) or self._binary(cluster, sources, _add_params)
 
     def _mul(self, cluster: Cluster, sources: Sequence[Value]) -> Value:
-        return self._binary(cluster, sources, _mul_params)
+        return self._words(cluster, sources) or self._binary(cluster, sources, _mul_params)
+
+    def _words(self, cluster: Cluster, sources: Sequence[Value]) -> Value | None:
+        """A sum or product where anything has 16 bits."""
+        quants, quant_y = [quant_of(self.graph, s) for s in cluster.sources], self.graph.quant(cluster.end)
+        if not any(quant.wide for quant in (*quants, quant_y)):
+            return None
+        low, high = _clip_range(cluster, quant_y)
+        target = Target(cluster.name, self.graph.shape(cluster.name), quant_y, low, high)
+        return combined(self.emit, cluster.kind, cluster.nodes[0].name, list(zip(sources, quants, strict=True)), target)
 
     def _binary(self, cluster: Cluster, sources: Sequence[Value], parameters) -> Value:  # type: ignore[no-untyped-def]
         node, name = cluster.nodes[0], cluster.name
@@ -206,11 +220,13 @@ class IntegerLowering:
         node, name = cluster.nodes[0], cluster.name
         shape = self.graph.shape(node.outputs[0])
         axis = int(node.attrs["axis"]) % len(shape)
-        out = self.emit.tensor(name, "uint8", shape, sources[0].order)
+        out = self.emit.tensor(name, self.graph.quant(cluster.end).dtype, shape, sources[0].order)
         place = 0
-        for i, (source, value) in enumerate(zip(cluster.sources, sources, strict=True)):
-            table = None
-            if not self._unchanged(cluster, source):
+        for i, (source, given) in enumerate(zip(cluster.sources, sources, strict=True)):
+            value, table = given, None
+            if quant_of(self.graph, source).wide:
+                value = self._requantized(cluster, given, source, f"{name}:{i}")
+            elif not self._unchanged(cluster, source):
                 table = self.emit.constant(f"{name}:{i}:table", self._requant(cluster, source))
             into = [place if a == axis else 0 for a in range(len(shape))]
             self.mover.copy("concat", f"{node.name}:{i}", value, out, into=into, table=table)
@@ -225,13 +241,14 @@ class IntegerLowering:
         quant_x, quant_y = quant_of(self.graph, cluster.sources[0]), self.graph.quant(cluster.end)
         pool, counts, x, order = self._average_shape(node, sources[0], shape)
         multipliers = (quant_x.scale / (quant_y.scale * counts)).astype(np.float32)
-        out = self.emit.tensor(name, "uint8", shape, order)
+        types = Types(quant_x.dtype, quant_y.dtype)
+        out = self.emit.tensor(name, quant_y.dtype, shape, order)
         inputs = [
             x,
             self.emit.constant(f"{name}:multiplier", multipliers.reshape(-1)),
             self.emit.constant(f"{name}:quant", _quant_params(cluster, quant_x, quant_y)),
         ]
-        self.emit.call("average_pool", node.name, average_pool_kernel, pool, inputs, out, integer=True)
+        self.emit.call("average_pool", node.name, average_pool_kernel, pool, inputs, out, integer=True, types=types)
         return out
 
     def _average_shape(
@@ -265,33 +282,38 @@ class IntegerLowering:
         node, name = cluster.nodes[0], cluster.name
         x = self._nhwc(sources[0], node)
         shape = self.graph.shape(node.outputs[0])
-        out = self.emit.tensor(name, "uint8", shape, channels_last(len(shape)))
+        out = self.emit.tensor(name, x.dtype, shape, channels_last(len(shape)))
         pool = pool_of(window_of(self.graph, node), x.shape, shape) if node.op == "MaxPool" else whole_pool(x.shape)
-        self.emit.call("max_pool", node.name, max_pool_kernel, pool, [x], out, integer=True)
-        return self._requantized(cluster, out)
+        self.emit.call("max_pool", node.name, max_pool_kernel, pool, [x], out, integer=True, dtype=x.dtype)
+        return self._requantized(cluster, out, cluster.sources[0], name)
 
     def _moves(self, cluster: Cluster, sources: Sequence[Value]) -> Value:
         value, quant = sources[0], quant_of(self.graph, cluster.sources[0])
         for node in cluster.nodes:
             value = self.mover.move(node, value, self._padding(node, quant))[_next(cluster, node)]
-        return self._requantized(cluster, value)
+        return self._requantized(cluster, value, cluster.sources[0], cluster.name)
 
     def _padding(self, node: Node, quant: Quant) -> np.ndarray:
         """Q(padding value)."""
         value = self.graph.constant(node.input(2)) if node.op == "Pad" and node.input(2) else None
         number = 0.0 if value is None else float(np.float64(value.reshape(())))
-        return np.array([np.clip(np.rint(number / quant.scale) + quant.zero, 0, 255)]).astype(np.uint8)
+        return np.array([np.clip(np.rint(number / quant.scale) + quant.zero, quant.least, quant.most)]).astype(
+            quant.dtype
+        )
 
     def _table(self, cluster: Cluster, sources: Sequence[Value]) -> Value:
         quant_x, quant_y = quant_of(self.graph, cluster.sources[0]), self.graph.quant(cluster.end)
         table = unary_table(self.graph, cluster.end.inputs[0], cluster.sources[0], quant_x, quant_y)
         return self._apply_table(cluster.name, cluster.end.name, sources[0], table)
 
-    def _requantized(self, cluster: Cluster, value: Value) -> Value:
+    def _requantized(self, cluster: Cluster, value: Value, source: str, name: str) -> Value:
         """The value in the output's parameters, clipped: itself when nothing changes."""
-        source, name = cluster.sources[0], cluster.name
         if self._unchanged(cluster, source):
             return value
+        quant_x, quant_y = quant_of(self.graph, source), self.graph.quant(cluster.end)
+        if quant_x.wide:
+            target = Target(name, value.shape, quant_y, *_clip_range(cluster, quant_y))
+            return combined(self.emit, "requantize", cluster.end.name, [(value, quant_x)], target)
         return self._apply_table(name, cluster.end.name, value, self._requant(cluster, source))
 
     def _unchanged(self, cluster: Cluster, source: str) -> bool:
@@ -303,12 +325,13 @@ class IntegerLowering:
         x, y = quant_of(self.graph, source), self.graph.quant(cluster.end)
         real = x.scale * (np.arange(256, dtype=np.float64) - x.zero)
         q = np.rint(np.minimum(np.maximum(real, cluster.low), cluster.high) / y.scale) + y.zero
-        return np.asarray(np.clip(q, 0, 255).astype(np.uint8))
+        return np.asarray(np.clip(q, y.least, y.most).astype(y.dtype))
 
     def _apply_table(self, name: str, label: str, value: Value, table: np.ndarray) -> Value:
         constant = self.emit.constant(f"{name}:table", table)
-        out = self.emit.tensor(name, "uint8", value.shape, value.order)
-        self.emit.call("table", label, table_kernel, Table(value.size), [value, constant], out, integer=True)
+        out = self.emit.tensor(name, constant.dtype, value.shape, value.order)
+        spec = Table(value.size, dtype=constant.dtype)
+        self.emit.call("table", label, table_kernel, spec, [value, constant], out, integer=True)
         return out
 
     def _nhwc(self, x: Value, node: Node) -> Value:
@@ -357,8 +380,8 @@ def _clip_range(cluster: Cluster, quant: Quant) -> tuple[int, int]:
     def level(value: float) -> float:
         return float(np.rint(value / quant.scale) + quant.zero) if math.isfinite(value) else value
 
-    low, high = max(0.0, level(cluster.low)), min(255.0, level(cluster.high))
-    return int(min(low, 255.0)), int(max(high, 0.0))
+    low, high = max(float(quant.least), level(cluster.low)), min(float(quant.most), level(cluster.high))
+    return int(min(low, quant.most)), int(max(high, quant.least))
 
 
 def clamps(cluster: Cluster, largest: float) -> Bounds:

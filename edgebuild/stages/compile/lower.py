@@ -14,7 +14,7 @@ from edgebuild.kernels.isa import Isa
 from edgebuild.stages.compile.attention import AttentionLowering
 from edgebuild.stages.compile.clusters import Cluster, is_activation, match, match_float
 from edgebuild.stages.compile.floats import FloatLowering, dequantized
-from edgebuild.stages.compile.graph import Graph, Node
+from edgebuild.stages.compile.graph import Graph, Node, stored
 from edgebuild.stages.compile.moves import Mover
 from edgebuild.stages.compile.values import Emitter, Value, row_major
 
@@ -119,10 +119,10 @@ class _Driver:
         node = self.graph.producers.get(name)
         if value is None and node is not None and node.op == "DequantizeLinear" and not is_activation(self.graph, name):
             return dequantized(self.graph, node)
-        return value
+        return None if value is None else stored(value)
 
     def _source(self, name: str) -> Value:
-        """The uint8 value in front of a DequantizeLinear."""
+        """The quantized value in front of a DequantizeLinear."""
         node = self.graph.producers[name]
         if self.graph.constant(node.inputs[0]) is not None:
             return self.integers.constant_operand(name)

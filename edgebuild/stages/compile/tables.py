@@ -109,12 +109,13 @@ def _walk(graph: Graph, name: str, found: set[str], seen: set[str]) -> bool:
 
 
 def unary_table(graph: Graph, name: str, source: str, quant_in: Quant, quant_out: Quant) -> np.ndarray:
-    """T[q] for q in 0..255, uint8 [256]."""
+    """T[q] for q in 0..255, [256] in the output's dtype."""
     x = quant_in.scale * (np.arange(256, dtype=np.float64) - quant_in.zero)
     with np.errstate(all="ignore"):
         y = _evaluate(graph, name, source, x, {})
         q = np.rint(y / quant_out.scale) + quant_out.zero
-    return np.asarray(np.clip(np.nan_to_num(q, nan=quant_out.zero), 0, 255).astype(np.uint8))
+    level = np.clip(np.nan_to_num(q, nan=quant_out.zero), quant_out.least, quant_out.most)
+    return np.asarray(level.astype(quant_out.dtype))
 
 
 def _evaluate(graph: Graph, name: str, source: str, x: np.ndarray, memo: dict[str, np.ndarray]) -> np.ndarray:

@@ -10,6 +10,7 @@ from edgebuild.core.errors import ModelError
 from edgebuild.stages.quantize.graph import Array, Graph, optional_input
 
 _QDQ = frozenset({"QuantizeLinear", "DequantizeLinear"})
+_ACTIVATIONS = frozenset(np.dtype(t) for t in (np.uint8, np.uint16, np.int16))
 _HINT = "quantize activations to uint8 per tensor and weights to symmetric int8, or give the float model"
 
 
@@ -43,8 +44,8 @@ def _verify_node(graph: Graph, node: NodeProto) -> None:
 def _verify_activation(where: str, scale: Array, zero: Array | None) -> None:
     if scale.size != 1:
         raise ModelError(f"{where}: an activation has {scale.size} scales, one is supported", _HINT)
-    if zero is not None and zero.dtype != np.uint8:
-        raise ModelError(f"{where}: an activation is {zero.dtype}, uint8 is supported", _HINT)
+    if zero is not None and zero.dtype not in _ACTIVATIONS:
+        raise ModelError(f"{where}: an activation is {zero.dtype}; uint8, uint16 and int16 are supported", _HINT)
 
 
 def share_parameters(model: onnx.ModelProto) -> onnx.ModelProto:
@@ -60,7 +61,7 @@ def share_parameters(model: onnx.ModelProto) -> onnx.ModelProto:
     for node in shared.graph.node:
         pair = list(node.input[1:])
         if node.op_type in _QDQ and node.input[0] not in constants and all(name in constants for name in pair):
-            values = b"".join(constants[name].tobytes() for name in pair)
+            values = b"".join(constants[name].dtype.str.encode() + constants[name].tobytes() for name in pair)
             node.input[1:] = first.setdefault(values, pair)
     return shared
 
@@ -74,6 +75,7 @@ def activation_tensors(model: onnx.ModelProto) -> list[dict[str, Any]]:
             scale = float(graph.constants[node.input[1]].reshape(-1)[0])
             zero = graph.constant(optional_input(node, 2))
             z = 0 if zero is None else int(zero.reshape(-1)[0])
-            row = {"name": node.input[0], "scale": scale, "zero_point": z, "min": -z * scale, "max": (255 - z) * scale}
-            found.append(row)
+            ends = np.iinfo(np.uint8 if zero is None else zero.dtype)
+            low, high = ((int(end) - z) * scale for end in (ends.min, ends.max))
+            found.append({"name": node.input[0], "scale": scale, "zero_point": z, "min": low, "max": high})
     return found
