@@ -2,16 +2,18 @@
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from kernels.native import Native, runnable
 
 from edgebuild.kernels.conv import Conv, ConvPlan, conv_kernel, fold_bias
 from edgebuild.kernels.depthwise import DepthwisePlan, depthwise_kernel, is_depthwise
-from edgebuild.kernels.epilogue import ANY, Bounds
+from edgebuild.kernels.epilogue import ANY, BYTES, Bounds, Types
 from edgebuild.kernels.isa import ISAS, Isa
 
 SHAPES = 40
+TYPES = [Types(source, result, wide) for source, wide in (("uint8", False), ("int16", False), ("int16", True))
+         for result in ("uint8", "int16", "float32")]  # fmt: skip
 
 
 @pytest.fixture(scope="module", params=["x86_64-generic", "x86_64-avx2", "x86_64-avx512vnni", "x86_64-avx512vbmi"])
@@ -56,30 +58,59 @@ def drawn_convs(draw: st.DrawFn) -> Conv:
 @given(
     conv=drawn_convs(),
     bounds=st.builds(Bounds, st.booleans(), st.booleans(), st.booleans()),
+    types=st.sampled_from([BYTES, BYTES, *TYPES]),
     seed=st.integers(0, 2**32 - 1),
 )
-def test_drawn_shape(name: str, conv: Conv, bounds: Bounds, seed: int) -> None:
+def test_drawn_shape(name: str, conv: Conv, bounds: Bounds, types: Types, seed: int) -> None:
+    assume(types.source == "uint8" or types.wide or conv.depth <= 128)
     target = runnable(name)
     isa = ISAS[target.isa]
-    kernel = (depthwise_kernel if is_depthwise(conv) else conv_kernel)(conv, isa, bounds=bounds)
+    kernel = (depthwise_kernel if _by_depth(conv, types) else conv_kernel)(conv, isa, bounds=bounds, types=types)
     run = Native([kernel], target)
-    _check(run, 0, conv, isa, np.random.default_rng(seed), bounds)
+    _check(run, 0, conv, isa, np.random.default_rng(seed), bounds, types)
 
 
-def _check(run: Native, index: int, conv: Conv, isa: Isa, rng: np.random.Generator, bounds: Bounds) -> None:
-    x = rng.integers(0, 256, (conv.batch, conv.height, conv.width, conv.channels)).astype(np.uint8)
+@pytest.mark.parametrize("name", ["x86_64-generic", "x86_64-avx2", "x86_64-avx512vnni"])
+@pytest.mark.parametrize("depth", [511, 512, 1022, 1023, 5000])
+def test_no_sum_of_16_bits_overflows(name: str, depth: int) -> None:
+    """Every product is as large as it can be, and all have one sign."""
+    target = runnable(name)
+    conv, types = Conv(1, 5, 1, depth, 5, 1, 19), Types("int16", "float32", wide=True)
+    run = Native([conv_kernel(conv, ISAS[target.isa], types=types)], target)
+    one, zero = np.ones(19, np.float32), np.zeros(19)
+    for x, w, zero_x in ((-(2**15), -128, 0), (-(2**15), 127, 2**15 - 1), (2**15 - 1, -128, -(2**15))):
+        image, weights = np.full((1, 5, 1, depth), x, np.int16), np.full((19, 1, 1, depth), w, np.int8)
+        args = [image, *_constants(conv, ISAS[target.isa], weights, zero, one, zero_x, types)]
+        got = run(0, [*args, np.array([0, 0, 0, 0, zero_x], np.int32)], np.zeros((5, 19), np.float32))
+        assert (got == np.float32((x - zero_x) * w * depth)).all()
+
+
+def _by_depth(conv: Conv, types: Types) -> bool:
+    return is_depthwise(conv) and not types.wide
+
+
+def _check(
+    run: Native, index: int, conv: Conv, isa: Isa, rng: np.random.Generator, bounds: Bounds, types: Types = BYTES
+) -> None:
+    source, result = np.iinfo(types.source), np.iinfo("uint8" if types.result == "float32" else types.result)
+    shape = (conv.batch, conv.height, conv.width, conv.channels)
+    x = rng.integers(source.min, source.max, shape, endpoint=True).astype(types.source)
     weights = rng.integers(-127, 128, (conv.out_channels, *conv.kernel, conv.group_channels)).astype(np.int8)
     bias = rng.integers(-20000, 20000, conv.out_channels)
-    multiplier = (rng.uniform(0.3, 1.5, conv.out_channels) * 50 / (conv.depth**0.5 * 5500)).astype(np.float32)
+    spread = (result.max - result.min) / 5 / (source.max - source.min)
+    multiplier = (rng.uniform(0.3, 1.5, conv.out_channels) * spread / (conv.depth**0.5 * 21)).astype(np.float32)
     if bounds.large:
         multiplier *= np.float32(rng.choice([1.0, 1e7]))
-    zero_x, zero_y = int(rng.choice([0, 3, 128, 255])), int(rng.choice([0, 77, 255]))
-    low, high = sorted(rng.integers(0, 256, 2).tolist())
-    low, high = low if bounds.low else 0, high if bounds.high else 255
-    wanted = _reference(conv, x, weights, bias, multiplier, zero_x, zero_y, low, high)
+    zero_x = int(rng.choice([source.min, source.min + 3, (source.min + source.max + 1) // 2, source.max]))
+    zero_y = int(rng.choice([result.min, result.min + 77, result.max]))
+    low, high = sorted(rng.integers(result.min, result.max, 2, endpoint=True).tolist())
+    low, high = low if bounds.low else int(result.min), high if bounds.high else int(result.max)
+    scaled = _sums(conv, x, weights, bias, zero_x).astype(np.float32) * multiplier
+    clipped = np.clip(scaled, np.float32(low - zero_y), np.float32(high - zero_y))
+    wanted = scaled if types.result == "float32" else (np.rint(clipped) + zero_y).astype(types.result)
     top = int(np.float32(high - zero_y).view(np.int32))
     quant = np.array([top, zero_y, low, high, zero_x], np.int32)
-    args = [x, *_constants(conv, isa, weights, bias, multiplier, zero_x), quant]
+    args = [x, *_constants(conv, isa, weights, bias, multiplier, zero_x, types), quant]
     assert np.array_equal(run(index, args, np.zeros_like(wanted)), wanted)
 
 
@@ -103,17 +134,19 @@ def _random_conv(rng: np.random.Generator) -> Conv:
     return Conv(pick(1, 1, 2), *size, groups * inputs, *out, groups * outputs, kernel, stride, pad, dilation, groups)
 
 
-def _constants(conv: Conv, isa: Isa, weights, bias, multiplier, zero_x: int) -> list[np.ndarray]:
-    if is_depthwise(conv):
-        plan, packed = DepthwisePlan(conv, isa), DepthwisePlan(conv, isa).pack_weights(weights[..., 0])
+def _constants(conv: Conv, isa: Isa, weights, bias, multiplier, zero_x: int, types: Types = BYTES) -> list[np.ndarray]:
+    if _by_depth(conv, types):
+        plan = DepthwisePlan(conv, types.depthwise(isa))
+        packed = plan.pack_weights(weights[..., 0])
     else:
-        plan, packed = ConvPlan(conv, isa.gemm), ConvPlan(conv, isa.gemm).pack_weights(weights)
-    folded = fold_bias(plan.isa, bias, weights, zero_x)
+        plan = ConvPlan(conv, types.gemm(isa))
+        packed = plan.pack_weights(weights)
+    folded = fold_bias(plan.isa, bias, weights, zero_x, types)
     return [packed, plan.pack_channels(folded), plan.pack_channels(multiplier)]
 
 
-def _reference(conv: Conv, x, weights, bias, multiplier, zero_x: int, zero_y: int, low: int, high: int) -> np.ndarray:
-    """SPEC section 7, written down once more."""
+def _sums(conv: Conv, x, weights, bias, zero_x: int) -> np.ndarray:
+    """SPEC section 7, written down once more: int64."""
     margin = [(p, p + k * d) for p, k, d in zip(conv.pad, conv.kernel, conv.dilation, strict=True)]
     padded = np.pad(x.astype(np.int64) - zero_x, ((0, 0), *margin, (0, 0)))
     acc = np.zeros((conv.batch, conv.out_height, conv.out_width, conv.out_channels), np.int64) + bias
@@ -129,5 +162,4 @@ def _reference(conv: Conv, x, weights, bias, multiplier, zero_x: int, zero_y: in
                     )
                 )
                 acc[..., outs] += padded[:, rows, columns, ins] @ weights[outs, i, j].astype(np.int64).T
-    scaled = acc.astype(np.int32).astype(np.float32) * multiplier
-    return (np.rint(np.clip(scaled, np.float32(low - zero_y), np.float32(high - zero_y))) + zero_y).astype(np.uint8)
+    return acc

@@ -87,8 +87,8 @@ def test_sums_are_exact_where_float32_would_round() -> None:
 
 @pytest.mark.parametrize("name", [name for name in CASES if name not in DIFFERENT])
 def test_every_lowered_operator_agrees_with_onnxruntime(name: str) -> None:
-    """Within one step of its last QuantizeLinear: ONNX Runtime computes in float32 between Q/DQ. With 16 bits the last step
-    may be smaller than those before it: there it is two of the largest.
+    """Within one step of its last QuantizeLinear: ONNX Runtime computes in float32 between Q/DQ. With 16 bits the last
+    step may be smaller than those before it: there it is two of the largest.
     """
     builder = Builder(name, np.random.default_rng(11))
     output = CASES[name](builder)
