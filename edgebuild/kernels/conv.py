@@ -33,6 +33,7 @@ from edgebuild.kernels.epilogue import ANY, BYTES, QUANT_PARAMS, Bounds, Epilogu
 from edgebuild.kernels.isa import Isa, converted, group_scalar, spread
 
 _PRODUCTS = 511  # of a 16-bit activation and a weight, whose sum 32 bits hold
+_FLOAT64, _ALIGNED = 4, 32  # int16 in a float64, and in 64 bytes
 
 
 @dataclass(frozen=True)
@@ -208,10 +209,23 @@ def conv_kernel(
         ("y", types.result, into.size if into else conv.pixels * conv.out_channels),
     ]
     packed = 0 if plan.direct else block.rows * plan.steps * isa.group
+    if _parts(plan, types) > 1:
+        packed = _sums_start(plan) + block.rows * block.vectors * isa.lanes * _FLOAT64
     func = kernel(args, _ConvBody(plan, into, bounds, types).emit, scratch=(isa.packed, packed))
     units = -(-conv.pixels // block.rows) * max(block.splits, conv.groups)
     scratch = packed * np.dtype(isa.packed).itemsize
     return Kernel(func, tuple(a[1] for a in args), units, _grain(conv.macs, units), scratch)
+
+
+def _parts(plan: ConvPlan, types: Types) -> int:
+    """Parts of K whose sums are added up in float64."""
+    return -(-plan.steps // (_PRODUCTS // plan.isa.group)) if types.wide else 1
+
+
+def _sums_start(plan: ConvPlan) -> int:
+    """Where in the scratch, behind the packed rows, sums of parts lie: elements of int16."""
+    packed = 0 if plan.direct else plan.blocking.rows * plan.steps * plan.isa.group
+    return -(-packed // _ALIGNED) * _ALIGNED
 
 
 def _grain(macs: int, units: int) -> int:
@@ -341,32 +355,46 @@ class _ConvBody:
 
     def _wide_sums(self, acc: list[list[Cell]], first: Expr, base: Expr) -> list[list[Expr]]:
         """Sums of products of 16-bit activations, rounded once, to float32: 32 bits hold a part of K, and float64 adds
-        the parts up exactly.
+        the parts up exactly. They lie in memory: as registers they would push the accumulators out.
         """
-        lanes, steps = self.isa.lanes, self.plan.steps
-        parts = -(-steps // (_PRODUCTS // self.isa.group))
-        part = -(-steps // parts)
-        totals = [cells(len(row), "float64", lanes) for row in acc]
-        for j in range(len(acc[0])):
-            bias = T.bind(bits("float64", self.bias.load(base + j * lanes, lanes), lanes))
-            for row in totals:
-                row[j].set(bias)
-
-        def add(begin: Expr, end: Expr) -> None:
-            for row in acc:
-                for cell in row:
-                    cell.set(splat(T.int32(0), lanes))
-            self._steps(acc, first, base, begin, end)
-            for row, total in zip(acc, totals, strict=True):
-                for cell, sum_ in zip(row, total, strict=True):
-                    sum_.set(sum_.get() + cast("float64", cell.get(), lanes))
-
+        lanes, steps, parts = self.isa.lanes, self.plan.steps, _parts(self.plan, self.types)
+        starts = [T.bind(bits("float64", self.bias.load(base + j * lanes, lanes), lanes)) for j in range(len(acc[0]))]
         if parts == 1:
-            add(0, steps)
-        else:
-            with loop(0, parts) as i:
-                add(T.bind(i * part), T.bind(T.min(i * part + part, steps)))
-        return [[T.bind(cast("float32", cell.get(), lanes)) for cell in row] for row in totals]
+            self._part(acc, first, base, 0, steps)
+            return [[self._added(cell, start) for cell, start in zip(row, starts, strict=True)] for row in acc]
+        place, size = _sums_start(self.plan), lanes * _FLOAT64
+        places = [[place + (i * len(row) + j) * size for j in range(len(row))] for i, row in enumerate(acc)]
+        for row in places:
+            for at, start in zip(row, starts, strict=True):
+                self.packed.store(at, bits("int16", start, size), size)
+        part = _PRODUCTS // self.isa.group
+        with loop(0, parts - 1) as i:
+            begin = T.bind(i * part)
+            self._part(acc, first, base, begin, begin + part)
+            for cells_, row in zip(acc, places, strict=True):
+                for cell, at in zip(cells_, row, strict=True):
+                    total = self._sum_at(at) + cast("float64", cell.get(), lanes)
+                    self.packed.store(at, bits("int16", total, size), size)
+        self._part(acc, first, base, (parts - 1) * part, steps)
+        return [
+            [self._added(cell, self._sum_at(at)) for cell, at in zip(cells_, row, strict=True)]
+            for cells_, row in zip(acc, places, strict=True)
+        ]
+
+    def _part(self, acc: list[list[Cell]], first: Expr, base: Expr, begin: Expr, end: Expr) -> None:
+        """The sums of steps [begin, end)."""
+        for row in acc:
+            for cell in row:
+                cell.set(splat(T.int32(0), self.isa.lanes))
+        self._steps(acc, first, base, begin, end)
+
+    def _sum_at(self, place: int) -> Expr:
+        size = self.isa.lanes * _FLOAT64
+        return bits("float64", self.packed.load(place, size), self.isa.lanes)
+
+    def _added(self, cell: Cell, total: Expr) -> Expr:
+        lanes = self.isa.lanes
+        return T.bind(cast("float32", total + cast("float64", cell.get(), lanes), lanes))
 
     def _steps(self, acc: list[list[Cell]], first: Expr, base: Expr, begin: Expr, end: Expr) -> None:
         """Steps [begin, end) of K.
