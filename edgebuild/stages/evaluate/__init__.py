@@ -1,12 +1,12 @@
 """Evaluate: what INT8 costs. The float graph in ONNX Runtime against the compiled program, or the interpreter.
 
-What a function predicts is its output `label`, else its only integer scalar, else the argmax of its largest vector.
-Samples with labels give `top1`; without labels, `agreement` says how often INT8 predicts what float does; outputs that
-predict no class are compared by `cosine`.
+The metric is the recipe's, else the first that fits: `map` for boxes, `top1` for classes, `auc` for scores of two
+kinds, where there are labels; without labels `agreement`, else `cosine`. What a function predicts is its output
+`label`, else its only integer scalar, else the argmax of its largest vector.
 """
 
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,14 +14,30 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import onnxruntime
 
+from edgebuild.core.calibration import Label
+from edgebuild.core.errors import RecipeError
 from edgebuild.core.manifest import Tensor
 from edgebuild.core.runner import Trial
 from edgebuild.reference import Foreign, Interpreter
+from edgebuild.stages.evaluate.fidelity import Arrays, Fidelity, predicted
+from edgebuild.stages.evaluate.metrics import (
+    BY_ITSELF,
+    BY_NAME,
+    UNLABELLED,
+    Custom,
+    Figures,
+    Own,
+    Tally,
+    Unfit,
+    Unlabelled,
+)
+from edgebuild.stages.evaluate.own import load_metric
 
 if TYPE_CHECKING:
     import onnx
 
-Arrays = dict[str, np.ndarray[Any, Any]]
+__all__ = ["Accuracy", "Batch", "evaluate", "interpreter", "interpreter_limit", "load_metric", "predicted", "program"]
+
 Batch = Callable[[list[Arrays]], list[Arrays]]
 
 BATCH = 32
@@ -32,63 +48,99 @@ INTERPRETER_LEAST = 8
 
 @dataclass(frozen=True)
 class Accuracy:
-    """In percent; the metric `cosine` in 0..1. `drop` is float minus INT8, in percentage points (cosine: 0..1)."""
+    """`drop` is float minus INT8, in the metric's points: percentage points, 0..1 for `cosine`, the recipe's own unit
+    for its own metric. `interval` holds the true drop with 95 % probability (paired bootstrap). `unmeasured` says why
+    another metric stands here than the one that was asked for.
+    """
 
     metric: str
     of_float: float
     of_int8: float
     drop: float
+    interval: tuple[float, float] | None
     samples: int
+    fidelity: dict[str, float | None]
+    more: dict[str, Any]
+    unit: str
+    unmeasured: str = ""
 
     def to_json(self) -> dict[str, Any]:
         figures = {"float": self.of_float, "int8": self.of_int8, "drop": self.drop}
-        return {"metric": self.metric, **figures, "samples": self.samples}
+        ends = {"interval": list(self.interval) if self.interval else None, "samples": self.samples}
+        asked = {"unmeasured": self.unmeasured} if self.unmeasured else {}
+        return {"metric": self.metric, "unit": self.unit, **figures, **ends, **self.fidelity, **self.more, **asked}
 
 
-@dataclass
-class _Tally:
-    """Running sums over samples."""
+def evaluate(
+    float_model: "onnx.ModelProto",
+    integer: Batch,
+    data: Iterable[tuple[Arrays, Label]],
+    metric: str | None = None,
+    own: Custom | None = None,
+) -> Accuracy:
+    """Runs both on `data` (samples with their label or None), a batch in memory at a time.
 
-    samples: int = 0
-    labelled: int = 0
-    float_right: int = 0
-    int8_right: int = 0
-    agreed: int = 0
-    predicted: int = 0
-    cosine: list[float] = field(default_factory=list)
-
-    def add(self, wanted: Arrays, got: Arrays, label: int | None) -> None:
-        self.samples += 1
-        self.cosine.append(_cosine(wanted, got))
-        of_float, of_int8 = predicted(wanted), predicted(got)
-        if of_float is None:
-            return
-        self.predicted += 1
-        self.agreed += of_float == of_int8
-        if label is not None:
-            self.labelled += 1
-            self.float_right += of_float == label
-            self.int8_right += of_int8 == label
-
-    def accuracy(self) -> Accuracy:
-        if self.labelled == self.samples:
-            return _percent("top1", self.float_right, self.int8_right, self.samples)
-        if self.predicted == self.samples:
-            return _percent("agreement", self.samples, self.agreed, self.samples)
-        mean = sum(self.cosine) / self.samples
-        return Accuracy("cosine", 1.0, round(mean, 6), round(1.0 - mean, 6), self.samples)
-
-
-def evaluate(float_model: "onnx.ModelProto", integer: Batch, data: Iterable[tuple[Arrays, int | None]]) -> Accuracy:
-    """Runs both on `data` (samples with their label or None), a batch in memory at a time."""
+    `metric` is a name of the recipe's [accept]; `own` is the function of a metric that the recipe brings. Raises
+    RecipeError when the outputs are nothing that the metric is of, CalibrationError for wrong labels.
+    """
     session = onnxruntime.InferenceSession(float_model.SerializeToString(), providers=["CPUExecutionProvider"])
     names = [output.name for output in float_model.graph.output]
-    tally = _Tally()
+    tallies, fidelity = _Tallies(metric, own), Fidelity()
     for batch in _batches(data):
         samples = [sample for sample, _ in batch]
         for (sample, label), got in zip(batch, integer(samples), strict=True):
-            tally.add(dict(zip(names, session.run(None, sample), strict=True)), got, label)
-    return tally.accuracy()
+            wanted = dict(zip(names, session.run(None, sample), strict=True))
+            tallies.add(wanted, got, label)
+            fidelity.add(wanted, got)
+    return tallies.accuracy(fidelity)
+
+
+class _Tallies:
+    """The metrics that may be reported, the first that fits before others."""
+
+    def __init__(self, metric: str | None, own: Custom | None) -> None:
+        self._asked = metric
+        self._open: list[Tally] = [BY_NAME[name]() for name in (UNLABELLED if metric else BY_ITSELF) if name != metric]
+        if metric:
+            self._open.insert(0, Own(metric, own) if own else BY_NAME[metric]())
+        self._unmeasured = ""
+
+    def add(self, wanted: Arrays, got: Arrays, label: Label) -> None:
+        for tally in list(self._open):
+            try:
+                tally.add(wanted, got, label)
+            except Unfit as reason:
+                self._close(tally, reason)
+
+    def accuracy(self, fidelity: Fidelity) -> Accuracy:
+        """Of the first metric that fitted every sample; `cosine` always does."""
+        for tally in list(self._open):
+            try:
+                return _accuracy(tally, tally.figures(), fidelity, self._unmeasured)
+            except Unfit as reason:
+                self._close(tally, reason)
+        raise AssertionError
+
+    def _close(self, tally: Tally, reason: Unfit) -> None:
+        """What was asked for and cannot be is an error; where only the labels are missing, it is not measured."""
+        self._open.remove(tally)
+        if tally.name != self._asked:
+            return
+        if not isinstance(reason, Unlabelled):
+            raise RecipeError(
+                f"[accept] metric {self._asked}: {reason}",
+                "choose one that fits outputs and labels",
+            )
+        self._unmeasured = str(reason)
+
+
+def _accuracy(tally: Tally, figures: Figures, fidelity: Fidelity, unmeasured: str) -> Accuracy:
+    of_float, of_int8 = round(figures.of_float, tally.digits), round(figures.of_int8, tally.digits)
+    drop = round(figures.of_float - figures.of_int8, tally.digits)
+    ends = figures.interval
+    rounded = (round(ends[0], tally.digits), round(ends[1], tally.digits)) if ends else None
+    names = tally.name, of_float, of_int8, drop, rounded, fidelity.samples
+    return Accuracy(*names, fidelity.to_json(), dict(figures.more), tally.unit, unmeasured)
 
 
 def program(trial: Trial, outputs: tuple[Tensor, ...], folder: Path) -> Batch:
@@ -113,18 +165,7 @@ def interpreter_limit(macs: int) -> int:
     return max(INTERPRETER_LEAST, int(INTERPRETER_MACS // max(macs, 1)))
 
 
-def predicted(outputs: Arrays) -> int | None:
-    """The class that the outputs name; None when they name none."""
-    scalars = {name: array for name, array in outputs.items() if array.dtype.kind in "iu" and array.size == 1}
-    if "label" in scalars:
-        return int(scalars["label"].reshape(()))
-    if len(scalars) == 1:
-        return int(next(iter(scalars.values())).reshape(()))
-    vectors = [array for array in outputs.values() if sum(side > 1 for side in array.shape) == 1]
-    return int(np.argmax(max(vectors, key=lambda array: array.size))) if vectors else None
-
-
-def _batches(data: Iterable[tuple[Arrays, int | None]]) -> Iterator[list[tuple[Arrays, int | None]]]:
+def _batches(data: Iterable[tuple[Arrays, Label]]) -> Iterator[list[tuple[Arrays, Label]]]:
     rest = iter(data)
     while batch := list(islice(rest, BATCH)):
         yield batch
@@ -134,16 +175,3 @@ def _array(value: Any, output: Tensor) -> np.ndarray[Any, Any]:
     """JSON says null for what is infinite or no number."""
     flat = value if isinstance(value, list) else [value]
     return np.array([np.nan if item is None else item for item in flat], output.dtype).reshape(output.shape)
-
-
-def _cosine(wanted: Arrays, got: Arrays) -> float:
-    a = np.concatenate([wanted[name].astype(np.float64).ravel() for name in wanted])
-    b = np.concatenate([got[name].astype(np.float64).ravel() for name in wanted])
-    norm = float(np.linalg.norm(a) * np.linalg.norm(b))
-    return float(a @ b) / norm if norm else float(np.array_equal(a, b))
-
-
-def _percent(metric: str, of_float: int, of_int8: int, samples: int) -> Accuracy:
-    share = 100.0 / samples
-    drop = (of_float - of_int8) * share
-    return Accuracy(metric, round(of_float * share, 3), round(of_int8 * share, 3), round(drop, 3), samples)
