@@ -5,6 +5,8 @@ weights and not a CPU's saturating instruction. Each gets its best honest settin
 what stands before the first layer with weights (a colour matrix, a scale) is left in float32, as edgebuild leaves it.
 """
 
+import contextlib
+import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -25,6 +27,11 @@ class Quantizer:
     name: str
     package: str
     run: Callable[[onnx.ModelProto, Sequence[Sample]], onnx.ModelProto]
+
+    def quantized(self, model: onnx.ModelProto, samples: Sequence[Sample]) -> onnx.ModelProto:
+        """What they print goes to standard error."""
+        with contextlib.redirect_stdout(sys.stderr):
+            return self.run(model, samples)
 
     @property
     def version(self) -> str:

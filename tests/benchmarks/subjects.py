@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import onnx
 import shared_data
+from training import fashion, trained
 
 from edgebuild.core import digest
 from edgebuild.core.calibration import CalibrationSet, load_set
@@ -35,12 +36,32 @@ def published(name: str, _: Path) -> Path:
     return shared_data.require((shared_data.WEIGHTS | shared_data.BENCHMARK_WEIGHTS)[name])
 
 
+def learnt(name: str, _: Path) -> Path:
+    """Weights that are trained here, once."""
+    return trained(name, cache_folder())
+
+
+def fashion_set(folder: Path) -> Path:
+    """Fashion-MNIST: 1,000 training pictures to calibrate on, the 10,000 others to test on."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for part, limit in (("train", 1000), ("t10k", None)):
+        pictures, labels = fashion(part)
+        np.savez(folder / f"{part}.npz", images=pictures[:limit], labels=labels[:limit])
+    (folder / "set.toml").write_text(
+        '[set]\nname = "fashion"\nlicence = "MIT"\nkind = "images"\n'
+        '[calibration]\npath = "train.npz"\n[test]\npath = "t10k.npz"\n',
+        encoding="utf-8",
+    )
+    return folder
+
+
 @dataclass(frozen=True)
 class Subject:
     """`recipe` names a folder of recipes/ or of tests/benchmarks/recipes/.
 
     `samples` writes the set that calibrates and tests it into a folder, `weights` gives the file that it takes. `gate`:
-    what MLPerf Tiny asks of its metric, in percent. `drop_says`: why its drop is not reported, if it is not. `raw`: an
+    what MLPerf Tiny asks of its metric, in percent. `hard`: a network of a kind that
+    loses much. `drop_says`: why its drop is not reported, if it is not. `raw`: an
     ONNX file whose outputs are compared with other quantizers', in place of the recipe's graph.
     """
 
@@ -48,6 +69,7 @@ class Subject:
     samples: Callable[[Path], Path]
     weights: Callable[[str, Path], Path] | None
     gate: float | None = None
+    hard: bool = False
     drop_says: str = ""
     raw: Path | None = None
 
@@ -110,13 +132,16 @@ def _fresh(folder: Path) -> Path:
 SUBJECTS = {
     subject.name: subject
     for subject in (
-        Subject("squeezenet1_1", shared_data.imagenet_set, published),
+        Subject("squeezenet1_1", shared_data.imagenet_set, published, hard=True),
         Subject("mobilenet_v1_025", shared_data.imagenet_set, published),
         Subject("resnet8", shared_data.cifar10_set, shared_data.keras_weights, gate=85.0),
         Subject("ds_cnn", shared_data.keywords_set, shared_data.keras_weights, gate=90.0),
         Subject("mobilenet_v1_025_96", shared_data.people_set, shared_data.keras_weights, gate=80.0),
         Subject("resnet20_cifar10", shared_data.cifar10_set, published),
         Subject("yolox_nano", shared_data.coco_set, published, raw=shared_data.ONNX / "yolox_nano_416_coco.onnx"),
+        Subject("fashion_mobilenet_v3", fashion_set, learnt, hard=True),
+        Subject("fashion_efficientnet", fashion_set, learnt, hard=True),
+        Subject("fashion_vit", fashion_set, learnt, hard=True),
         Subject(
             "mobilenetv2",
             shared_data.imagenet_set,

@@ -39,9 +39,9 @@ class Course:
 
 
 COURSES = {
-    "fashion_mobilenet_v3": Course(48, 4, 4e-3),
-    "fashion_efficientnet": Course(40, 2, 4e-3),
-    "fashion_vit": Course(28, 5, 2e-3),
+    "fashion_mobilenet_v3": Course(48, 2, 4e-3),
+    "fashion_efficientnet": Course(32, 1, 4e-3),
+    "fashion_vit": Course(28, 2, 2e-3),
 }
 
 

@@ -66,7 +66,10 @@ def test_sounds_with_labels(tmp_path: Path) -> None:
     assert [label for _, label in items(sounds(tmp_path, 'labels = "labels.csv"'), SOUND)] == [3]
 
 
-@pytest.mark.parametrize(("width", "data", "wanted"), [(1, b"\x80\xc0\x00", [0, 0.5, -1]), (3, b"\0\0\x40", [0.5]), (4, b"\0\0\0\xc0", [-0.5])])  # fmt: skip
+@pytest.mark.parametrize(
+    ("width", "data", "wanted"),
+    [(1, b"\x80\xc0\x00", [0, 0.5, -1]), (3, b"\0\0\x40", [0.5]), (4, b"\0\0\0\xc0", [-0.5])],
+)
 def test_other_widths(tmp_path: Path, width: int, data: bytes, wanted: list[float]) -> None:
     sound(tmp_path / "wav" / "a.wav", data, width=width)
     ((found, _),) = items(described(tmp_path, "audio", 'path = "wav"', f"sample_rate = {RATE}"), SOUND)
@@ -108,7 +111,7 @@ def test_npy(tmp_path: Path) -> None:
     assert [label for _, label in found] == [2, 0, 1]
     np.testing.assert_array_equal(found[2][0]["sound"], range(16, 24))
     assert len(list(load_set(tmp_path / "x.npy").samples([SOUND], 2))) == 2
-    with pytest.raises(CalibrationError, match="an .npy file holds one array; the model takes a .*, b "):
+    with pytest.raises(CalibrationError, match=r"an \.npy file holds one array; the model takes a .*, b "):
         list(load_set(tmp_path / "x.npy").samples([Tensor("a", "float32", (8,)), Tensor("b", "float32", (8,))]))
 
 

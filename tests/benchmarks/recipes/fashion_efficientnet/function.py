@@ -6,7 +6,7 @@ from torch import nn
 import edgebuild as eb
 
 
-@eb.function(trigger=eb.camera("front", fps=30, size=(40, 40)), timeout_ms=100)
+@eb.function(trigger=eb.camera("front", fps=30, size=(32, 32)), timeout_ms=100)
 def classify(frame: torch.Tensor, model: nn.Module) -> dict[str, torch.Tensor]:
     """`logits`: float32 [10]; `label`: int64, the best class."""
     picture = (frame.float() / 255 - model.mean) / model.std
