@@ -32,8 +32,7 @@ from edgebuild.kernels.copy import Into, copy_run
 from edgebuild.kernels.epilogue import ANY, BYTES, QUANT_PARAMS, Bounds, Epilogue, Piece, Types
 from edgebuild.kernels.isa import Isa, converted, group_scalar, spread
 
-_PRODUCTS = 511  # of a 16-bit activation and a weight, whose sum 32 bits hold
-_FLOAT64, _ALIGNED = 4, 32  # int16 in a float64, and in 64 bytes
+_ALIGNMENT = 64
 
 
 @dataclass(frozen=True)
@@ -113,6 +112,11 @@ class ConvPlan:
         return -(-self.conv.group_outputs // self.isa.lanes)
 
     @property
+    def row(self) -> int:
+        """Elements of a packed row, or of one of its planes."""
+        return self.steps * self.isa.group
+
+    @property
     def direct(self) -> bool:
         return self.isa.direct and self.conv.pointwise and self.conv.depth % self.isa.group == 0
 
@@ -147,7 +151,7 @@ class ConvPlan:
     def _tile_cost(self, rows: int, vectors: int) -> float:
         accumulators, cost = rows * vectors, self.isa.cost
         tail = accumulators * (2.0 if accumulators <= cost.tile else 3.0) * (1.0 if vectors % 4 == 0 else 1.2)
-        return cost.step(rows, vectors) * self.steps + tail + 8.0
+        return cost.step(rows * self.isa.planes, vectors) * self.steps + tail + 8.0
 
     def channel_start(self, vector: int) -> int:
         """First output channel (in its group) of a vector: the last one overlaps its neighbour instead of running
@@ -208,24 +212,29 @@ def conv_kernel(
         *([("table", "uint8", 256)] if table else []),
         ("y", types.result, into.size if into else conv.pixels * conv.out_channels),
     ]
-    packed = 0 if plan.direct else block.rows * plan.steps * isa.group
+    item = np.dtype(isa.packed).itemsize
+    packed = _packed(plan)
     if _parts(plan, types) > 1:
-        packed = _sums_start(plan) + block.rows * block.vectors * isa.lanes * _FLOAT64
+        packed = _sums_start(plan) + block.rows * block.vectors * isa.lanes * 8 // item
     func = kernel(args, _ConvBody(plan, into, bounds, types).emit, scratch=(isa.packed, packed))
     units = -(-conv.pixels // block.rows) * max(block.splits, conv.groups)
-    scratch = packed * np.dtype(isa.packed).itemsize
-    return Kernel(func, tuple(a[1] for a in args), units, _grain(conv.macs, units), scratch)
+    return Kernel(func, tuple(a[1] for a in args), units, _grain(conv.macs, units), packed * item)
 
 
 def _parts(plan: ConvPlan, types: Types) -> int:
     """Parts of K whose sums are added up in float64."""
-    return -(-plan.steps // (_PRODUCTS // plan.isa.group)) if types.wide else 1
+    return -(-plan.steps // (plan.isa.products // plan.isa.group)) if types.wide else 1
+
+
+def _packed(plan: ConvPlan) -> int:
+    """Elements of the packed rows of a block."""
+    return 0 if plan.direct else plan.blocking.rows * plan.isa.planes * plan.row
 
 
 def _sums_start(plan: ConvPlan) -> int:
-    """Where in the scratch, behind the packed rows, sums of parts lie: elements of int16."""
-    packed = 0 if plan.direct else plan.blocking.rows * plan.steps * plan.isa.group
-    return -(-packed // _ALIGNED) * _ALIGNED
+    """Where in the scratch, behind the packed rows, sums of parts lie."""
+    unit = _ALIGNMENT // np.dtype(plan.isa.packed).itemsize
+    return -(-_packed(plan) // unit) * unit
 
 
 def _grain(macs: int, units: int) -> int:
@@ -268,7 +277,7 @@ class _ConvBody:
             self._tile(first, group, whole * self.block.vectors, rest)
 
     def _pack(self, first: Expr, group: Expr) -> None:
-        conv, row_size = self.conv, self.plan.steps * self.isa.group
+        conv, row_size = self.conv, self.plan.row * self.isa.planes
         with loop(0, self.rolled(self.block.rows)) as i:
             pixel = T.bind(first + i)
             column = opaque(pixel % conv.out_width)
@@ -313,7 +322,16 @@ class _ConvBody:
         )
 
     def _run(self, source: Expr, target: Expr) -> None:
-        copy_run(self.x, source, self.packed, target, self.conv.kernel[1] * self.conv.group_channels, self._convert)
+        self._copy(source, target, self.conv.kernel[1] * self.conv.group_channels)
+
+    def _copy(self, source: Expr, target: Expr, count: int) -> None:
+        for plane in range(self.isa.planes):
+            place = target + plane * self.plan.row
+
+            def convert(value: Expr, lanes: int, plane: int = plane) -> Expr:
+                return self._convert(value, lanes, plane)
+
+            copy_run(self.x, source, self.packed, place, count, convert)
 
     def _taps(self, source: Expr, target: Expr, y0: Expr, x0: Expr, *, checked: bool) -> None:
         conv = self.conv
@@ -324,11 +342,16 @@ class _ConvBody:
             place = target + kw * size
 
             def copy(tap: Expr = tap, place: Expr = place) -> None:
-                copy_run(self.x, tap, self.packed, place, size, self._convert)
+                self._copy(tap, place, size)
 
             def fill(place: Expr = place) -> None:
-                zero = self._convert(self.epilogue.padding, 1)
-                copy_run(None, 0, self.packed, place, size, lambda _, lanes: splat(zero, lanes))
+                for plane in range(self.isa.planes):
+                    zero = self._convert(self.epilogue.padding, 1, plane)
+
+                    def padding(_: Expr, lanes: int, zero: Expr = zero) -> Expr:
+                        return splat(zero, lanes)
+
+                    copy_run(None, 0, self.packed, place + plane * self.plan.row, size, padding)
 
             if checked:
                 valid = T.And(T.And(y0 >= 0, y0 < conv.height), T.And(column >= 0, column < conv.width))
@@ -336,20 +359,26 @@ class _ConvBody:
             else:
                 copy()
 
-    def _convert(self, value: Expr, lanes: int) -> Expr:
-        return value if self.types.source == "int16" else converted(self.isa, value, lanes)
+    def _convert(self, value: Expr, lanes: int, plane: int) -> Expr:
+        if self.types.source == "uint8":
+            return converted(self.isa, value, lanes)
+        if self.isa.planes == 1:
+            return value
+        part = value >> splat(T.int16(8), lanes) if plane else value ^ splat(T.int16(128), lanes)
+        return cast("int8", part, lanes)
 
     def _tile(self, first: Expr, group: Expr, vector: Expr, vectors: int) -> None:
         isa, rows = self.isa, self.block.rows
         base = T.bind((group * self.plan.vectors + vector) * isa.lanes)
-        acc = [cells(vectors, "int32", isa.lanes) for _ in range(rows + rows % isa.pixels)]
+        acc = [cells(vectors, "int32", isa.lanes) for _ in range((rows + rows % isa.pixels) * isa.planes)]
         if self.types.wide:
             self._store(self._wide_sums(acc, first, base), first, group, vector, base)
             return
         for j in range(vectors):
             bias = T.bind(self.bias.load(base + j * isa.lanes, isa.lanes))
             for i, row in enumerate(acc):
-                row[j].set(bias if isa.pixels == 1 else shuffle([bias], _pair(i % 2)))
+                start = bias if i % isa.planes == 0 else splat(T.int32(0), isa.lanes)
+                row[j].set(start if isa.pixels == 1 else shuffle([bias], _pair(i % 2)))
         self._steps(acc, first, base, 0, self.plan.steps)
         self._store(self._by_row(acc)[:rows], first, group, vector, base)
 
@@ -357,29 +386,35 @@ class _ConvBody:
         """Sums of products of 16-bit activations, rounded once, to float32: 32 bits hold a part of K, and float64 adds
         the parts up exactly. They lie in memory: as registers they would push the accumulators out.
         """
-        lanes, steps, parts = self.isa.lanes, self.plan.steps, _parts(self.plan, self.types)
-        starts = [T.bind(bits("float64", self.bias.load(base + j * lanes, lanes), lanes)) for j in range(len(acc[0]))]
-        if parts == 1:
+        isa, steps, parts = self.isa, self.plan.steps, _parts(self.plan, self.types)
+        size = 8 // np.dtype(isa.packed).itemsize * isa.lanes
+        vectors = range(len(acc[0]))
+        block = [(i, j) for i in range(len(acc) // isa.planes) for j in vectors]
+        starts = [T.bind(bits("float64", self.bias.load(base + j * isa.lanes, isa.lanes), isa.lanes)) for j in vectors]
+        place = _sums_start(self.plan)
+
+        def at(i: int, j: int) -> int:
+            return place + (i * len(vectors) + j) * size
+
+        def total(i: int, j: int) -> Expr:
+            before = bits("float64", self.packed.load(at(i, j), size), isa.lanes) if parts > 1 else starts[j]
+            return before + self._exact(acc, i, j)
+
+        if parts > 1:
+            part = isa.products // isa.group
+            for i, j in block:
+                self.packed.store(at(i, j), bits(isa.packed, starts[j], size), size)
+            with loop(0, parts - 1) as step:
+                self._part(acc, first, base, T.bind(step * part), T.bind(step * part + part))
+                for i, j in block:
+                    self.packed.store(at(i, j), bits(isa.packed, total(i, j), size), size)
+            self._part(acc, first, base, (parts - 1) * part, steps)
+        else:
             self._part(acc, first, base, 0, steps)
-            return [[self._added(cell, start) for cell, start in zip(row, starts, strict=True)] for row in acc]
-        place, size = _sums_start(self.plan), lanes * _FLOAT64
-        places = [[place + (i * len(row) + j) * size for j in range(len(row))] for i, row in enumerate(acc)]
-        for row in places:
-            for at, start in zip(row, starts, strict=True):
-                self.packed.store(at, bits("int16", start, size), size)
-        part = _PRODUCTS // self.isa.group
-        with loop(0, parts - 1) as i:
-            begin = T.bind(i * part)
-            self._part(acc, first, base, begin, begin + part)
-            for cells_, row in zip(acc, places, strict=True):
-                for cell, at in zip(cells_, row, strict=True):
-                    total = self._sum_at(at) + cast("float64", cell.get(), lanes)
-                    self.packed.store(at, bits("int16", total, size), size)
-        self._part(acc, first, base, (parts - 1) * part, steps)
-        return [
-            [self._added(cell, self._sum_at(at)) for cell, at in zip(cells_, row, strict=True)]
-            for cells_, row in zip(acc, places, strict=True)
-        ]
+        found: list[list[Expr]] = [[] for _ in range(len(acc) // isa.planes)]
+        for i, j in block:
+            found[i].append(T.bind(cast("float32", total(i, j), isa.lanes)))
+        return found
 
     def _part(self, acc: list[list[Cell]], first: Expr, base: Expr, begin: Expr, end: Expr) -> None:
         """The sums of steps [begin, end)."""
@@ -388,13 +423,11 @@ class _ConvBody:
                 cell.set(splat(T.int32(0), self.isa.lanes))
         self._steps(acc, first, base, begin, end)
 
-    def _sum_at(self, place: int) -> Expr:
-        size = self.isa.lanes * _FLOAT64
-        return bits("float64", self.packed.load(place, size), self.isa.lanes)
-
-    def _added(self, cell: Cell, total: Expr) -> Expr:
+    def _exact(self, acc: list[list[Cell]], i: int, j: int) -> Expr:
+        """A sum of row i in float64."""
         lanes = self.isa.lanes
-        return T.bind(cast("float32", total + cast("float64", cell.get(), lanes), lanes))
+        low, *high = (cast("float64", row[j].get(), lanes) for row in acc[i * self.isa.planes :][: self.isa.planes])
+        return low + high[0] * splat(T.float64(256), lanes) if high else low
 
     def _steps(self, acc: list[list[Cell]], first: Expr, base: Expr, begin: Expr, end: Expr) -> None:
         """Steps [begin, end) of K.
@@ -442,6 +475,10 @@ class _ConvBody:
 
     def _by_row(self, acc: list[list[Cell]]) -> list[list[Expr]]:
         """The sums of each pixel, [rows][vectors]."""
+        if self.isa.planes == 2:
+            pairs = zip(acc[::2], acc[1::2], strict=True)
+            eight = splat(T.int32(8), self.isa.lanes)
+            return [[a.get() + (b.get() << eight) for a, b in zip(low, high, strict=True)] for low, high in pairs]
         if self.isa.pixels == 1:
             return [[cell.get() for cell in row] for row in acc]
         found: list[list[Expr]] = []

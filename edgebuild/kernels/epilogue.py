@@ -61,7 +61,7 @@ class Types:
 
     def gemm(self, isa: Isa) -> Isa:
         """The instructions for convolutions and matrices of weights."""
-        return isa.gemm if self.source == "uint8" else isa.words
+        return isa.gemm if self.source == "uint8" else isa.gemm_words
 
     def depthwise(self, isa: Isa) -> Isa:
         """The instructions for depthwise convolutions."""

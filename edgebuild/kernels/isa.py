@@ -65,7 +65,9 @@ class Isa:
     to even; what is far below −2^15 becomes any int32 below −2^15. `pack16(a, b, lanes)`: two int32 vectors saturated
     to one of int16, and `pack8(a, b, lanes)`: two of those saturated to uint8; the order is `narrow_order`.
     `lookup`: byte tables read by vectors, or None where that is no faster than byte by byte. `matrix`: what
-    convolutions use instead; `halves`: what they use for activations of 16 bits, None where `packed` is int16 already.
+    convolutions use instead; `halves`: what they use for activations of 16 bits, None where `packed` is int16 already;
+    `split`: what those that are no depthwise ones use, where it is faster. `planes`: 2 where activations of 16 bits are
+    packed as two rows of bytes, the low ones less 128 and the high ones, each with accumulators of its own.
     """
 
     name: str
@@ -87,6 +89,8 @@ class Isa:
     pixels: int = 1
     matrix: "Isa | None" = None
     halves: "Isa | None" = None
+    split: "Isa | None" = None
+    planes: int = 1
 
     @property
     def wide(self) -> int:
@@ -106,8 +110,18 @@ class Isa:
         return self.matrix or self
 
     @property
+    def products(self) -> int:
+        """Products of a 16-bit activation, or a part of it that is packed, and a weight whose sum 32 bits hold."""
+        return 2**31 // (2**15 if self.planes == 1 else 2**7) // 2**7 - 1
+
+    @property
+    def gemm_words(self) -> "Isa":
+        """The instructions for convolutions and matrices of 16-bit activations."""
+        return self.split or self.words
+
+    @property
     def words(self) -> "Isa":
-        """The instructions for convolutions of 16-bit activations, which they take unpacked."""
+        """The instructions for depthwise convolutions of 16-bit activations, which they take unpacked."""
         return replace(
             self.halves or self,
             name=self.name,
@@ -116,6 +130,7 @@ class Isa:
             direct=True,
             matrix=None,
             halves=None,
+            split=None,
         )
 
     def at(self, lanes: int) -> "Isa":
@@ -132,7 +147,7 @@ class Isa:
             (r, v)
             for v in range(1, min(vectors, widest) + 1)
             for r in range(1, min(rows, 16) + 1)
-            if r * v + v + 2 <= self.registers
+            if r * v * self.planes + v + 2 <= self.registers
         ]
 
     def narrow_order(self) -> np.ndarray:
@@ -328,7 +343,8 @@ _NEON = Isa("neon", 4, 32, 1, "int16", 0, _smull, cost=Cost(0.5, 4, 1, 2), **_AR
 _WORDS_512 = Isa("avx512vnni", 16, 32, 2, "int16", 0, _VNNI_WORDS, cost=Cost(1, 5, 1, 3), **_BLEND)
 _WORDS_256 = Isa("avxvnni", 8, 16, 2, "int16", 0, _VNNI_WORDS, cost=Cost(0.5, 5, 1, 2), **_BLEND)
 _512: dict[str, Any] = {"cost": Cost(1, 5, 1, 1), "direct": True, "halves": _WORDS_512}
-_DOTS: dict[str, Any] = {"cost": Cost(0.5, 4, 1, 1), "halves": _NEON, **_ARM}
+_SPLIT = Isa("dotprod", 4, 32, 4, "int8", 128, _sdot, cost=Cost(0.5, 4, 1, 1), planes=2, **_ARM)
+_DOTS: dict[str, Any] = {"cost": Cost(0.5, 4, 1, 1), "halves": _NEON, "split": _SPLIT, **_ARM}
 _I8MM = Isa("i8mm", 4, 32, 8, "uint8", 0, _usmmla, cost=Cost(0.5, 4, 1, 2), direct=True, pixels=2, **_ARM)
 ISAS = {
     isa.name: isa
