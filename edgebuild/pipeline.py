@@ -1,6 +1,6 @@
 """Orders the stages, caches each by the digest of all that it depends on, and tells a listener how far it is.
 
-    ingest → quantize → compile → runtime → package → check → evaluate → sign
+    ingest → quantize → compile → runtime → package → check → diagnose → evaluate → sign
 
 Nothing here imports a framework: the keys are made of files, of versions of packages and of edgebuild's own sources,
 so an unchanged build is answered from the cache. A stage's module is imported when its work has to be done.
@@ -8,6 +8,7 @@ so an unchanged build is answered from the cache. A stage's module is imported w
 
 import dataclasses
 import functools
+import itertools
 import json
 import math
 import sys
@@ -20,10 +21,10 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from edgebuild import report
+from edgebuild import page, report
 from edgebuild.core import digest, disk, minisign, runner
 from edgebuild.core.cache import CACHE_VARIABLE, Cache
-from edgebuild.core.calibration import find_set, has_test, load_set
+from edgebuild.core.calibration import CalibrationSet, find_set, has_test, load_set
 from edgebuild.core.errors import CalibrationError, CheckError, ModelError, UsageError
 from edgebuild.core.lock import Lock, read_lock, write_lock
 from edgebuild.core.manifest import Tensor, Trigger
@@ -41,7 +42,7 @@ if TYPE_CHECKING:
 
     from edgebuild.reference import Foreign
 
-STAGES = ("ingest", "quantize", "compile", "runtime", "package", "check", "evaluate", "sign")
+STAGES = ("ingest", "quantize", "compile", "runtime", "package", "check", "diagnose", "evaluate", "sign")
 NO_CALIBRATION = "a model is calibrated on real samples only: --calibration FILE.npz, one array per model input"
 
 # Edgebuild's own sources (core aside, which counts everywhere) and the packages that a stage's result depends on.
@@ -52,6 +53,7 @@ _SOURCES = {
     "compile": ("stages/compile", "kernels"),
     "golden": ("stages/check", "reference", *_FOREIGN),
     "check": ("stages/check",),
+    "diagnose": ("stages/diagnose",),
     "evaluate": ("stages/evaluate", "reference", *_FOREIGN),
 }
 _DATA_PACKAGES = ("numpy", "pillow", "scikit-learn")
@@ -64,6 +66,7 @@ _PACKAGES = {
     "compile": ("apache-tvm", "numpy", "onnx", "ziglang"),
     "golden": ("apache-tvm", "onnx", "onnxruntime", "ziglang", *_DATA_PACKAGES),
     "check": (),
+    "diagnose": ("onnx", "onnxruntime", *_DATA_PACKAGES),
     "evaluate": ("apache-tvm", "onnx", "onnxruntime", "ziglang", *_DATA_PACKAGES),
 }
 
@@ -196,6 +199,8 @@ class _Build:
             test = _Test(Path(folder), packed, runtime, self._job.target)
             with self._timed("check"):
                 checked = self._check(test)
+            with self._timed("diagnose"):
+                diagnosis = self._diagnose(ingested, quantized, meta)
             with self._timed("evaluate"):
                 accuracy = self._evaluate(test, ingested, quantized, meta)
         with self._timed("sign"):
@@ -209,6 +214,7 @@ class _Build:
             accuracy=accuracy,
         )
         made |= {"parity": meta.parity, "signer": key.public.name, "bundle_bytes": len(data), "seconds": self._seconds}
+        made["diagnosis"] = diagnosis
         manifest = packed.manifest
         stem = f"{manifest.name}-{manifest.version}-{manifest.target}"
         return Result(stem, data, made, ingested.folder / "model.onnx", quantized.folder / "model.onnx")
@@ -371,10 +377,31 @@ class _Build:
         found: dict[str, Any] = self._entry("check", [test.digest, str(test.prefix)], make).json("check.json")
         return found
 
+    def _diagnose(self, ingested: _Entry, quantized: _Entry, meta: _Meta) -> dict[str, Any]:
+        """Where accuracy is lost, on samples of calibration and, where there are any, held-out ones in turns."""
+        parts = [self._calibration, *([load_set(self._place, "test")] if has_test(self._place) else [])]
+        counted = quantized.json("report.json")["samples"] or None
+
+        def make() -> dict[str, bytes]:
+            from edgebuild.stages.diagnose import SAMPLES, diagnose  # noqa: PLC0415 - imports onnxruntime
+
+            streams = [part.samples(meta.inputs, SAMPLES // len(parts)) for part in parts]
+            turns = (sample for turn in itertools.zip_longest(*streams) for sample in turn if sample is not None)
+            models = _model(ingested), _model(quantized, "float.onnx"), _model(quantized)
+            try:
+                found = diagnose(*models, turns, calibrated_on=counted)
+            except ModelError as error:  # a report that cannot be made stands in no bundle's way
+                found = {"failed": error.message}
+            return {"diagnosis.json": _json(found)}
+
+        keys = [ingested.digest, quantized.digest, *(part.digest() for part in parts)]
+        found: dict[str, Any] = self._entry("diagnose", keys, make).json("diagnosis.json")
+        return found
+
     def _evaluate(self, test: "_Test", ingested: _Entry, quantized: _Entry, meta: _Meta) -> dict[str, Any]:
-        held_out = has_test(self._place)
-        data = load_set(self._place, "test") if held_out else self._calibration
-        whole = None if held_out else self._job.recipe.calibration.samples
+        accept, recipe = self._job.recipe.accept, self._job.recipe
+        data, named, whole = self._judges()
+        own = recipe.folder / accept.own[0] if accept and accept.own else None
 
         def make() -> dict[str, bytes]:
             from edgebuild.stages import evaluate  # noqa: PLC0415 - imports onnxruntime
@@ -385,14 +412,30 @@ class _Build:
                 macs = read_plan(test.package.files["plan.bin"]).macs_total
                 limit = min(whole or sys.maxsize, evaluate.interpreter_limit(macs))
                 integer = evaluate.interpreter(_model(quantized), _foreign)
-            found = evaluate.evaluate(_model(ingested), integer, data.labelled(meta.inputs, limit)).to_json()
-            found["data"] = "test" if held_out else "calibration"
-            found["engine"] = "edgebuild-run" if test.native else "interpreter"
+            samples = data.labelled(meta.inputs, limit)
+            custom = evaluate.load_metric(own, accept.own[1]) if own and accept and accept.own else None
+            metric = accept.metric if accept else None
+            found = evaluate.evaluate(_model(ingested), integer, samples, metric, custom).to_json()
+            found |= {"data": named, "engine": "edgebuild-run" if test.native else "interpreter"}
             return {"accuracy.json": _json(found)}
 
-        keys = [ingested.digest, quantized.digest, data.digest(), str(whole), test.digest if test.native else ""]
-        found: dict[str, Any] = self._entry("evaluate", keys, make).json("accuracy.json")
+        asked = [accept.metric if accept else "", digest.of_file(own) if own else ""]
+        keys = [ingested.digest, quantized.digest, data.digest(), str(whole), named, *asked]
+        found: dict[str, Any] = self._entry("evaluate", [*keys, test.digest if test.native else ""], make).json(
+            "accuracy.json"
+        )
         return found | {"budget": self._judged(found, meta)}
+
+    def _judges(self) -> tuple[CalibrationSet, str, int | None]:
+        """The samples that accuracy is measured on, what the report calls them, and how many at most."""
+        recipe = self._job.recipe
+        wanted = recipe.accept.data if recipe.accept else "test"
+        if wanted not in ("test", "calibration"):
+            place = find_set(wanted, recipe.folder)
+            return load_set(place, "test" if has_test(place) else "calibration"), wanted, None
+        if wanted == "test" and has_test(self._place):
+            return load_set(self._place, "test"), "test", None
+        return self._calibration, "calibration", recipe.calibration.samples
 
     def _judged(self, accuracy: dict[str, Any], meta: _Meta) -> str:
         """`none`, `met`, or `not judged: …`; raises CheckError when the recipe's budget is missed."""
@@ -405,13 +448,18 @@ class _Build:
             return "not judged: the target does not run here, and part of the samples says too little"
         if accuracy["metric"] != accept.metric:
             return f"not judged: the samples have no labels for {accept.metric}"
-        if accuracy["drop"] > accept.max_drop:
-            raise CheckError(
-                f"{self._job.recipe.name}: INT8 loses {accuracy['drop']:.2f} points of {accept.metric}; "
-                f"[accept] max_drop allows {accept.max_drop:g}",
-                'calibrate on more samples, or try [calibration] observer = "percentile"',
-            )
-        return "met"
+        if accuracy["data"] != accept.data:
+            return f"not judged: the set has no held-out part, and [accept] data is '{accept.data}'"
+        over = accuracy["drop"] - accept.max_drop
+        if over <= 0:
+            return "met"
+        low, high = accuracy["interval"] or (math.nan, math.nan)
+        raise CheckError(
+            f"{self._job.recipe.name}: INT8 loses {accuracy['drop']:.4g} points of {accept.metric} "
+            f"(95 % interval {low:.4g} to {high:.4g}, {accuracy['samples']} samples); [accept] max_drop allows "
+            f"{accept.max_drop:g}: {over:.4g} too many",
+            'calibrate on more samples, or try [calibration] observer = "percentile"',
+        )
 
 
 class _Test:
@@ -452,10 +500,12 @@ class _Test:
 
 
 def write_output(result: Result, out: Path) -> Path:
-    """Writes bundle and report into `out`, both or neither; returns the bundle's path."""
-    names = f"{result.stem}.ebundle", f"{result.stem}.report.json"
-    disk.write_together(out, {names[0]: result.bundle, names[1]: _json(result.report)})
-    return out / names[0]
+    """Writes bundle, report and the report's page into `out`, all or none; returns the bundle's path."""
+    bundle = f"{result.stem}.ebundle"
+    shown = page.render(result.report).encode()
+    files = {f"{result.stem}.report.json": _json(result.report), f"{result.stem}.report.html": shown}
+    disk.write_together(out, {bundle: result.bundle, **files})
+    return out / bundle
 
 
 def _check_search(job: Job) -> None:
@@ -476,10 +526,10 @@ def _handler_sources(recipe: Recipe) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in paths}
 
 
-def _model(entry: _Entry) -> "onnx.ModelProto":
+def _model(entry: _Entry, name: str = "model.onnx") -> "onnx.ModelProto":
     import onnx  # noqa: PLC0415 - an unchanged build does without it
 
-    return onnx.load_model_from_string(entry.read("model.onnx"))
+    return onnx.load_model_from_string(entry.read(name))
 
 
 @functools.cache

@@ -1,11 +1,15 @@
 """The report of a build and the description of a bundle: plain values with stable keys, documented here.
 
 Report: `name, version, target, quality, signer`; `checked` and, when it is false, `check_reason`; `accuracy` {metric,
-float, int8, drop, samples, data, engine, budget}: percent, but for the metric `cosine`; `size` {float_bytes,
+unit, float, int8, drop, interval, samples, agreement, kl, sqnr_db, data, engine, budget}: percent where `unit` is %;
+`interval` [low, high] holds the drop with 95 % probability (paired bootstrap); for `map` also `map50` {float, int8};
+`unmeasured` when labels lack for what was asked; `size` {float_bytes,
 int8_bytes, ratio}: weights in float32, and weights.bin; `latency_us` {min, median, p99} of one thread, or null and
 `latency_reason`; `macs` {total, integer}; `float_operators` [{name, kind}]; `arena_bytes, scratch_bytes,
 runtime_bytes, bundle_bytes`; `seconds` by stage; `parity`: graph against the handler run eagerly; `quantization`:
-what the quantizer did; with --baseline `baseline` {edgebuild, onnxruntime}: latency in turns.
+what the quantizer did; `diagnosis`: where accuracy is lost, why, and what to do (keys: stages/diagnose/__init__.py;
+`culprit` is its first finding, or null; `failed` alone when it could not be made); with --baseline `baseline`
+{edgebuild, onnxruntime}: latency in turns.
 
 Description: `name, version, target, release, arch, needs, abi, quality, checked, function, trigger, timeout_ms,
 verified`; `signer`: key id; `inputs`, `outputs` [{name, shape, dtype}]; `files` [{path, size, sha256}]; `ops` [{name,

@@ -107,6 +107,7 @@ def summary(report: dict[str, Any], path: str) -> Table:
             ("checked", "yes: golden outputs reproduced" if report["checked"] else f"NO: {report['check_reason']}"),
             *([("quality", "speed only: made without trained weights")] if report["quality"] != "trained" else []),
             ("accuracy", accuracy_line(accuracy)),
+            *([("culprit", escape(culprit))] if (culprit := culprit_line(report)) else []),
             ("weights", f"{size(weights['float_bytes'])} → {size(weights['int8_bytes'])} (x{weights['ratio']:.2f})"),
             ("latency", latency_line(report["latency_us"], report["latency_reason"])),
             *([("ONNX Runtime", baseline_line(report["baseline"]))] if "baseline" in report else []),
@@ -120,13 +121,46 @@ def summary(report: dict[str, Any], path: str) -> Table:
 
 
 def accuracy_line(accuracy: dict[str, Any]) -> str:
+    """The metric before and after, the drop with its interval, and what the outputs lost."""
     budget = f"; budget {accuracy['budget']}" if accuracy["budget"].startswith("not judged") else ""
+    kinds = {"test": "held-out samples", "calibration": "calibration samples"}
+    data = f"over {accuracy['samples']} {kinds.get(accuracy['data'], 'samples of ' + accuracy['data'])}"
     if accuracy["metric"] == "cosine":
-        return f"cosine of INT8 and float outputs {accuracy['int8']:.5f} over {accuracy['samples']} samples{budget}"
-    unit = "held-out" if accuracy["data"] == "test" else "calibration"
+        return f"cosine of INT8 and float outputs {accuracy['int8']:.5f} {data}{_nearness(accuracy)}{budget}"
+    unit = f" {accuracy['unit']}" if accuracy["unit"] else ""
+    digits = 2 if unit else 4
+    before, after, drop = (f"{accuracy[key]:.{digits}f}" for key in ("float", "int8", "drop"))
+    if (ends := accuracy["interval"]) is not None:
+        drop += f", 95 % interval {ends[0]:.{digits}f} to {ends[1]:.{digits}f}"
     return (
-        f"{accuracy['metric']}: float {accuracy['float']:.2f} %, INT8 {accuracy['int8']:.2f} % "
-        f"(drop {accuracy['drop']:.2f}) over {accuracy['samples']} {unit} samples{budget}"
+        f"{accuracy['metric']}: float {before}{unit}, INT8 {after}{unit} (drop {drop}) {data}"
+        f"{_nearness(accuracy)}{budget}"
+    )
+
+
+def _nearness(accuracy: dict[str, Any]) -> str:
+    """What holds whatever the metric is."""
+    shown = {"agreement": "agreement {:.2f} %", "kl": "KL {:.3g} nats", "sqnr_db": "SQNR {:.1f} dB"}
+    parts = [text.format(accuracy[key]) for key, text in shown.items() if accuracy[key] is not None]
+    return f"; {', '.join(parts)}" if parts else ""
+
+
+def culprit_line(report: dict[str, Any]) -> str:
+    """What is wrong, and where, when it is a fault that matters."""
+    found = report.get("diagnosis", {}).get("culprit") or {}
+    return f"{found['cause']}: {found['what']}" if found.get("severity") == "high" else ""
+
+
+def diagnosis(report: dict[str, Any], place: str) -> Table:
+    """The end of `edgebuild report`: the findings in short."""
+    found = report.get("diagnosis", {})
+    listed = [row for row in found.get("findings", []) if row["severity"] != "low"] or found.get("findings", [])[:1]
+    lines = [(row["severity"], escape(f"{row['cause']}: {row['what']}")) for row in listed[:4]]
+    remedy = [("what to do", escape(found["culprit"]["remedy"]))] if found.get("culprit") else []
+    nothing = [] if found.get("culprit") else [("verdict", "no fault found")]
+    return rows(
+        f"{report['name']} {report['version']} for {report['target']}",
+        [("page", escape(place)), *nothing, *lines, *remedy],
     )
 
 

@@ -28,9 +28,9 @@
     percentile = 99.99
 
     [accept]                     # optional: what INT8 may cost
-    metric = "top1"
-    data = "test"                # the set's held-out part
-    max_drop = 0.5               # percentage points
+    metric = "top1"              # top5, map, auc, agreement, cosine, or a function of the recipe's: "metric.py:name"
+    data = "test"                # the set's held-out part, "calibration", or another set
+    max_drop = 0.5               # points of the metric
 
 Loading a recipe imports none of its code.
 """
@@ -53,6 +53,7 @@ from edgebuild.core.toml import read
 
 RECIPE_FILE = "recipe.toml"
 LOCK_FILE = "recipe.lock"
+METRICS = ("top1", "top5", "map", "auc", "agreement", "cosine")
 _WRITTEN_BY_BUILDS = (".ebundle", ".edelta", ".report.json", ".report.html")
 _MAX_SAMPLES = 1_000_000
 SAVED = {
@@ -150,15 +151,28 @@ class Calibration:
 
 @dataclasses.dataclass(frozen=True)
 class Accept:
-    """`[accept]`: the build fails if INT8 loses more than `max_drop` percentage points of `metric`."""
+    """`[accept]`: the build fails if INT8 loses more than `max_drop` points of `metric` on `data`.
+
+    A point is a hundredth of top1, top5, map, auc and agreement; `cosine` is 0..1; a metric of the recipe's own has its
+    own unit.
+    """
 
     max_drop: float
-    metric: Literal["top1"] = "top1"
-    data: Literal["test"] = "test"
+    metric: str = "top1"
+    data: str = "test"
 
     def __post_init__(self) -> None:
         if not 0.0 <= self.max_drop <= 100.0:
-            raise ValueError(f"max_drop: {self.max_drop} is not between 0 and 100 percentage points")
+            raise ValueError(f"max_drop: {self.max_drop} is not between 0 and 100 points of the metric")
+        if self.own is None and self.metric not in METRICS:
+            known = ", ".join(METRICS)
+            raise ValueError(f"metric: unknown metric {self.metric!r}; known: {known}, or FILE.py:FUNCTION of your own")
+
+    @property
+    def own(self) -> tuple[str, str] | None:
+        """File and function of a metric that the recipe brings."""
+        file, colon, name = self.metric.rpartition(":")
+        return (file, name) if colon and file.endswith(".py") and name.isidentifier() else None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -281,6 +295,8 @@ def _check_files(path: Path, content: _File) -> None:
         )
     key, name = model.saved or ("file", model.file)
     stated = {f"model.{key}": name} | ({"function.file": function.file} if function else {})
+    own = content.accept.own if content.accept else None
+    stated |= {"accept.metric": own[0]} if own else {}
     for where, file in stated.items():
         place = path.parent / file
         if where == "model.saved_model" and place.exists() and not is_saved_model(place):

@@ -9,6 +9,9 @@ import numpy as np
 Array = np.ndarray[Any, Any]
 Arrays = dict[str, Array]
 
+DETECTION = frozenset(("boxes", "scores", "labels"))
+"""A detector's outputs: which box stands where changes with the order of the scores, so place by place says nothing."""
+
 _SUMS_TO_ONE = 1e-3
 _LEAST = 1e-12
 """What a probability of 0 counts as: float32's softmax underflows there."""
@@ -29,6 +32,8 @@ class Fidelity:
     def add(self, wanted: Arrays, got: Arrays) -> None:
         """`wanted` are float's outputs of one sample, `got` INT8's."""
         self.samples += 1
+        if wanted.keys() >= DETECTION:
+            return
         of_float, of_int8 = predicted(wanted), predicted(got)
         if of_float is not None:
             self.predicted += 1
@@ -44,7 +49,7 @@ class Fidelity:
     def to_json(self) -> dict[str, float | None]:
         """`agreement`: percent of the samples for which INT8 predicts what float does; `kl`: mean divergence in nats,
         over the largest vector of the outputs; `sqnr_db`: of the largest float output, energies summed over all
-        samples. None where the outputs have no such thing, and for the SQNR of outputs that are equal.
+        samples. None where the outputs have no such thing (a detector's), and for the SQNR of outputs that are equal.
         """
         whole = self.samples and self.predicted == self.samples
         return {

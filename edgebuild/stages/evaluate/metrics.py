@@ -16,11 +16,11 @@ import numpy as np
 from edgebuild.core.calibration import Label
 from edgebuild.core.errors import CalibrationError, RecipeError
 from edgebuild.stages.evaluate import bootstrap, detection
-from edgebuild.stages.evaluate.fidelity import Array, Arrays, predicted, scores
+from edgebuild.stages.evaluate.fidelity import DETECTION, Array, Arrays, predicted, scores
 
 Custom = Callable[[list[Arrays], list[Label]], float]
 
-DETECTION = ("boxes", "scores", "labels")
+BOXES = ("boxes", "scores", "labels")
 NAMED_SCORE = "score"
 PERCENT = "%"
 _FIVE = 5
@@ -307,11 +307,11 @@ def _score(outputs: Arrays) -> float:
 
 
 def _boxes(outputs: Arrays) -> tuple[Array, Array, Array]:
-    if not set(DETECTION) <= outputs.keys():
+    if not outputs.keys() >= DETECTION:
         raise Unfit(f"the outputs are {', '.join(outputs)}; it takes boxes [N, 4], scores [N], labels [N]")
-    boxes, values, classes = (outputs[name] for name in DETECTION)
+    boxes, values, classes = (outputs[name] for name in BOXES)
     if boxes.size != 4 * values.size or values.size != classes.size:
-        shapes = ", ".join(f"{name} {list(outputs[name].shape)}" for name in DETECTION)
+        shapes = ", ".join(f"{name} {list(outputs[name].shape)}" for name in BOXES)
         raise Unfit(f"it takes boxes [N, 4], scores [N], labels [N]; the outputs are {shapes}")
     return boxes.reshape(-1, 4), values.ravel(), classes.ravel()
 
