@@ -13,16 +13,28 @@
 Code below the command line raises these; only `edgebuild.cli` prints them.
 """
 
+_LONGEST_WORD = 1000  # of a message; paths end at 4096, but no name in a model has to be shown whole
+
 
 class EdgebuildError(Exception):
-    """What was wrong and where (`message`), and what to do about it (`hint`)."""
+    """What was wrong and where (`message`), and what to do about it (`hint`): one printable line each.
+
+    Names come from files that anybody may have written: what would move the cursor or break the line is escaped.
+    """
 
     exit_code = 1
 
     def __init__(self, message: str, hint: str = "") -> None:
-        super().__init__(message)
-        self.message = message
-        self.hint = hint
+        self.message, self.hint = _printable(message), _printable(hint)
+        super().__init__(self.message)
+
+
+def _printable(text: str) -> str:
+    words = (word if len(word) <= _LONGEST_WORD else f"{word[: _LONGEST_WORD // 2]}…" for word in text.split(" "))
+    return "".join(c if c.isprintable() else _ESCAPES.get(c) or ascii(c)[1:-1] for c in " ".join(words)).strip()
+
+
+_ESCAPES = {"\n": " ", "\t": " "}
 
 
 class UsageError(EdgebuildError):

@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 import onnx.checker
+import onnx.external_data_helper
 import onnx.numpy_helper
 import onnx.shape_inference
 import onnx.version_converter
@@ -21,7 +22,7 @@ import onnx_ir
 from onnx_ir.passes import common
 from onnxscript import optimizer
 
-from edgebuild.core.errors import EdgebuildError, ModelError
+from edgebuild.core.errors import ModelError
 from edgebuild.core.manifest import (
     DTYPE_BYTES,
     DTYPES,
@@ -32,14 +33,24 @@ from edgebuild.core.manifest import (
     is_identifier,
 )
 from edgebuild.stages.ingest import TRAINED, Entry, FloatModel
+from edgebuild.stages.ingest.checks import (
+    CONVERTED,
+    MAX_OPSET,
+    STANDARD_DOMAINS,
+    check_graph,
+    check_layers,
+    check_text,
+    first_line,
+    inference_error,
+    where,
+)
 from edgebuild.stages.ingest.simplify import spell_out, widen
 
-MIN_OPSET = 18
-MAX_OPSET = onnx.defs.onnx_opset_version()
-STANDARD_DOMAINS = ("", "ai.onnx")
 _TYPES = {int(onnx.helper.np_dtype_to_tensor_dtype(np.dtype(name))): name for name in DTYPES}
+_BESIDE = "keep the data file beside the model"
 _SCOPES = "pkg.torch.onnx.name_scopes"
-_MOST_PORTS = 200
+_WEIGHTED = frozenset({"BatchNormalization", "Conv", "ConvTranspose", "Gemm", "MatMul"})
+_MOST_NODES = 50_000
 _LARGEST_CONSTANT = 1 << 28
 """Elements of a constant that is computed while folding; a short file can ask for any size."""
 
@@ -55,28 +66,47 @@ def load(path: Path) -> onnx.ModelProto:
     if not path.is_file():
         raise ModelError(f"{path}: no such file", "name an existing .onnx file")
     try:
-        model = onnx.load(path)
-    except FileNotFoundError as reason:
-        raise ModelError(
-            f"{path}: external data is missing: {_first_line(reason)}", "keep the data file beside the model"
-        ) from reason
-    except onnx.checker.ValidationError as reason:
-        raise ModelError(
-            f"{path}: external data cannot be read: {_first_line(reason)}", "keep the data file beside the model"
-        ) from reason
+        model = onnx.load(path, load_external_data=False)
     except Exception as reason:
         raise ModelError(f"{path}: is cut off, or no ONNX model", "export or download the file again") from reason
     if not model.ir_version or not model.graph.output:
         raise ModelError(f"{path}: is no ONNX model (it has no graph)", "export or download the file again")
-    _check_ports(model, str(path))
-    _check_opset(model, str(path))
-    _check_operators(model, str(path))
-    try:
-        onnx.checker.check_model(model)
-    except onnx.checker.ValidationError as reason:
-        raise ModelError(f"{path}: {_validation(str(reason))}", "export the model again") from reason
+    check_text(model, str(path))
+    _load_external(model, path)
+    check_graph(model, str(path))
     _check_values(model, str(path))
     return model
+
+
+def _load_external(model: onnx.ModelProto, path: Path) -> None:
+    """Weights that lie in other files of the same folder."""
+    for tensor in model.graph.initializer:
+        if tensor.data_location == onnx.TensorProto.EXTERNAL:
+            _check_external(tensor, path)
+    try:
+        onnx.external_data_helper.load_external_data_for_model(model, str(path.parent))
+    except Exception as reason:  # the checker's own, OSError, ValueError
+        missing = " is missing" if isinstance(reason, FileNotFoundError) else " cannot be read"
+        raise ModelError(f"{path}: external data{missing}: {first_line(reason)}", _BESIDE) from reason
+
+
+def _check_external(tensor: onnx.TensorProto, path: Path) -> None:
+    given = {entry.key: entry.value for entry in tensor.external_data}
+    what = f"{path}: external data of weight '{tensor.name}'"
+    if not given.get("location"):
+        raise ModelError(f"{what}: it is not said in which file", "export the model again")
+    place = path.parent / given["location"]
+    if place.exists() and not place.is_file():
+        raise ModelError(f"{what}: '{given['location']}' is no file", _BESIDE)
+    numbers = [given.get(key) or "0" for key in ("offset", "length")]
+    if not all(number.isdecimal() for number in numbers):
+        raise ModelError(f"{what}: offset or length is no number ({', '.join(numbers)})", "export the model again")
+    end = sum(map(int, numbers))
+    if place.is_file() and end > place.stat().st_size:
+        raise ModelError(
+            f"{what}: '{given['location']}' has {place.stat().st_size} bytes, the weight ends at {end}",
+            f"{_BESIDE}; the file may be cut off",
+        )
 
 
 def normalize(model: onnx.ModelProto, name: str = "model") -> onnx.ModelProto:
@@ -91,12 +121,13 @@ def normalize(model: onnx.ModelProto, name: str = "model") -> onnx.ModelProto:
         _fold(ir)
     except Exception as reason:
         raise ModelError(
-            f"{name}: constants cannot be folded: {_first_line(reason)}", "simplify the model where it is exported"
+            f"{name}: constants cannot be folded: {first_line(reason)}", "simplify the model where it is exported"
         ) from reason
     _name(ir)
     common.ClearMetadataAndDocStringPass()(ir)
     folded = onnx_ir.serde.serialize_model(ir)
     folded = _with_shapes(_strip(folded), name)
+    _check_output_types(model, folded, name)
     _check_values(folded, name)
     return folded
 
@@ -125,65 +156,17 @@ def _tensor(value: onnx.ValueInfoProto) -> Tensor:
     return Tensor(value.name, dtype, tuple(dim.dim_value for dim in kind.shape.dim))
 
 
-def _check_ports(model: onnx.ModelProto, name: str) -> None:
-    weights = {tensor.name for tensor in model.graph.initializer}
-    if not any(value.name not in weights for value in model.graph.input):
-        raise ModelError(f"{name}: the model has no input, so it always gives the same", "export it with its inputs")
-    for kind, values in (("input", model.graph.input), ("output", model.graph.output)):
-        twice = [value for value, count in Counter(value.name for value in values).items() if count > 1]
-        if twice:
-            raise ModelError(f"{name}: {kind} '{twice[0]}' is listed twice", "export the model again, each name once")
-    ports = len(model.graph.input) - len(weights) + len(model.graph.output)
-    if ports > _MOST_PORTS:
-        raise ModelError(
-            f"{name}: {ports} inputs and outputs; a bundle holds {_MOST_PORTS}", "export only the ones that are used"
-        )
-
-
-def _check_opset(model: onnx.ModelProto, name: str) -> None:
-    for opset in model.opset_import:
-        if opset.domain in STANDARD_DOMAINS and opset.version > MAX_OPSET:
-            raise ModelError(
-                f"{name}: opset {opset.version} is newer than this edgebuild reads ({MAX_OPSET})",
-                f"export with opset_version={MIN_OPSET}, or upgrade the package onnx",
-            )
-
-
-def _check_operators(model: onnx.ModelProto, name: str) -> None:
-    functions = {(function.domain, function.name) for function in model.functions}
-    for node in model.graph.node:
-        if (node.domain, node.op_type) in functions:
-            continue
-        if node.domain not in STANDARD_DOMAINS:
-            raise ModelError(
-                f"{name}: operator {node.domain}::{node.op_type} of node '{node.name}' is not of ONNX's standard set",
-                "export the model with standard operators, before any runtime's own optimization",
-            )
-        if not onnx.defs.has(node.op_type):
-            raise ModelError(
-                f"{name}: operator {node.op_type} of node '{node.name}' is unknown to ONNX",
-                "export the model with standard operators",
-            )
-
-
-def _validation(text: str) -> str:
-    first = text.strip().splitlines()[0]
-    if "topological" in text:
-        return f"the graph is cyclic or out of order: {first}"
-    return f"is no valid ONNX model: {first}"
-
-
 def _check_values(model: onnx.ModelProto, name: str) -> None:
-    """NaN in weights makes every scale NaN; infinities are allowed only outside of weights (masks hold them)."""
-    users = {value: node for node in model.graph.node for value in node.input}
+    """NaN in weights makes every scale NaN; infinities are allowed only outside of layers (masks hold them)."""
+    users = {value: node for node in reversed(model.graph.node) for value in node.input}
     for tensor in model.graph.initializer:
         if tensor.data_type not in (onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16, onnx.TensorProto.DOUBLE):
             continue
         array = onnx.numpy_helper.to_array(tensor)
         node = users.get(tensor.name)
-        weight = node is not None and node.op_type in ("Conv", "ConvTranspose", "Gemm", "MatMul")
+        weight = node is not None and node.op_type in _WEIGHTED
         if np.isnan(array).any() or (weight and not np.isfinite(array).all()):
-            user = f" of {node.op_type} '{node.name}'" if node else ""
+            user = f" of {where(node)}" if node else ""
             raise ModelError(
                 f"{name}: weight '{tensor.name}'{user} holds NaN or infinity",
                 "the training diverged; restore a good checkpoint",
@@ -194,6 +177,11 @@ def _fix_batch(model: onnx.ModelProto, name: str) -> onnx.ModelProto:
     """A copy in which a dynamic first axis is 1, and what was inferred for the dynamic one is forgotten."""
     fixed = onnx.ModelProto()
     fixed.CopyFrom(model)
+    _drop_copies(fixed.graph)
+    if len(fixed.graph.node) > _MOST_NODES:
+        raise ModelError(
+            f"{name}: the graph has {len(fixed.graph.node)} nodes; the most is {_MOST_NODES}", "use a smaller model"
+        )
     for node in fixed.graph.node:
         node.name = node.name or node.op_type
     weights = {tensor.name for tensor in fixed.graph.initializer}
@@ -222,16 +210,38 @@ def _fix_batch(model: onnx.ModelProto, name: str) -> onnx.ModelProto:
     return fixed
 
 
+def _drop_copies(graph: onnx.GraphProto) -> None:
+    """Identity nodes behind which nobody but nodes of this graph reads: the passes below take long for each node."""
+    kinds = (onnx.AttributeProto.GRAPH, onnx.AttributeProto.GRAPHS)
+    if any(attribute.type in kinds for node in graph.node for attribute in node.attribute):
+        return
+    outputs = {value.name for value in graph.output}
+    copies: dict[str, str] = {}
+    kept = []
+    for node in graph.node:
+        for place, read in enumerate(node.input):
+            if read in copies:
+                node.input[place] = copies[read]
+        if node.op_type == "Identity" and not node.domain and node.output[0] not in outputs:
+            copies[node.output[0]] = node.input[0]
+        else:
+            kept.append(node)
+    if copies:
+        nodes = [onnx.NodeProto.FromString(node.SerializeToString()) for node in kept]
+        graph.ClearField("node")
+        graph.node.extend(nodes)
+
+
 def _convert(model: onnx.ModelProto, name: str) -> onnx.ModelProto:
     version = next((opset.version for opset in model.opset_import if opset.domain in STANDARD_DOMAINS), MAX_OPSET)
-    if version >= MIN_OPSET:
+    if version >= CONVERTED:
         return model
     try:
-        return onnx.version_converter.convert_version(model, MIN_OPSET)
+        return onnx.version_converter.convert_version(model, CONVERTED)
     except Exception as reason:
         raise ModelError(
-            f"{name}: opset {version} cannot be converted to {MIN_OPSET}: {_first_line(reason)}",
-            f"export the model with opset_version={MIN_OPSET}",
+            f"{name}: opset {version} cannot be converted to {CONVERTED}: {first_line(reason)}",
+            f"export the model with opset_version={CONVERTED}",
         ) from reason
 
 
@@ -272,7 +282,13 @@ def _drop_identities(graph: onnx_ir.Graph) -> None:
 
 
 def _should_fold(node: onnx_ir.Node) -> bool | None:
-    """ConstantOfShape as well: the compiler wants its value. The folder's other rules hold; they keep Q/DQ."""
+    """ConstantOfShape as well: the compiler wants its value; nothing that is too large to be computed first.
+
+    The folder's other rules hold; they keep Q/DQ.
+    """
+    shapes = [o.shape for o in node.outputs if isinstance(o.shape, onnx_ir.Shape) and o.shape.is_static()]
+    if any(math.prod(shape.numpy()) > _LARGEST_CONSTANT for shape in shapes):
+        return False
     if node.op_type != "ConstantOfShape" or node.inputs[0] is None or node.inputs[0].const_value is None:
         return None
     return bool(math.prod(node.inputs[0].const_value.numpy().tolist()) <= _LARGEST_CONSTANT)
@@ -340,14 +356,11 @@ def _strip(model: onnx.ModelProto) -> onnx.ModelProto:
 def _with_shapes(model: onnx.ModelProto, name: str) -> onnx.ModelProto:
     del model.graph.value_info[:]
     try:
-        model = onnx.shape_inference.infer_shapes(model, strict_mode=True, data_prop=True)
-        onnx.checker.check_model(model)
-    except EdgebuildError:
-        raise
+        model = onnx.shape_inference.infer_shapes(model, check_type=True, strict_mode=True, data_prop=True)
     except Exception as reason:
-        raise ModelError(
-            f"{name}: shapes do not fit: {_first_line(reason)}", "export the model again with static shapes"
-        ) from reason
+        check_layers(_guessed(model), name)
+        raise inference_error(reason, name) from reason
+    check_layers(model, name)
     known = {
         value.name for value in [*model.graph.value_info, *model.graph.output, *model.graph.input] if _static(value)
     }
@@ -355,38 +368,57 @@ def _with_shapes(model: onnx.ModelProto, name: str) -> onnx.ModelProto:
         for output in node.output:
             if output and output not in known:
                 raise ModelError(
-                    f"{name}: the shape of {node.op_type} '{node.name}' depends on values, not on the input's shape",
+                    f"{name}: the shape of {where(node)} depends on values, not on the input's shape",
                     "export the model with static shapes, without data-dependent sizes",
                 )
     _check_types(model, name)
+    try:
+        onnx.checker.check_model(model)
+    except onnx.checker.ValidationError as reason:
+        raise ModelError(f"{name}: is no valid ONNX model: {first_line(reason)}", "export the model again") from reason
     return model
+
+
+def _guessed(model: onnx.ModelProto) -> onnx.ModelProto:
+    """With the shapes that inference finds in spite of what is wrong: the first wrong layer is often not the one that
+    it complains of.
+    """
+    try:
+        return onnx.shape_inference.infer_shapes(model, data_prop=True)
+    except Exception:
+        return model
+
+
+def _check_output_types(given: onnx.ModelProto, made: onnx.ModelProto, name: str) -> None:
+    """An output is of the type that the model says it is of."""
+    for declared, found in zip(given.graph.output, made.graph.output, strict=True):
+        types = [value.type.tensor_type.elem_type for value in (declared, found)]
+        if types[0] not in (onnx.TensorProto.UNDEFINED, types[1]):
+            said, gives = (onnx.TensorProto.DataType.Name(code) for code in types)
+            raise ModelError(f"{name}: output '{declared.name}' is {said} by its type and {gives} by its maker",
+                             "export the model again")  # fmt: skip
 
 
 def _check_types(model: onnx.ModelProto, name: str) -> None:
     """Every value fits a plan (SPEC 5) by its type, its rank and its size."""
-    makers = {output: f"{node.op_type} '{node.name}'" for node in model.graph.node for output in node.output}
+    makers = {output: where(node) for node in model.graph.node for output in node.output}
     for value in (*model.graph.input, *model.graph.value_info, *model.graph.output):
-        where = f"{name}: {makers.get(value.name, f'input {value.name!r}')}"
+        maker = f"{name}: {makers.get(value.name, f'input {value.name!r}')}"
         kind = value.type.tensor_type
         shape = [dim.dim_value for dim in kind.shape.dim]
         if kind.elem_type not in _TYPES:
             raise ModelError(
-                f"{where} gives {onnx.TensorProto.DataType.Name(kind.elem_type)}, which is not supported",
+                f"{maker} gives {onnx.TensorProto.DataType.Name(kind.elem_type)}, which is not supported",
                 f"export the model in float32; values may be {', '.join(DTYPES)}",
             )
         if len(shape) > MAX_RANK:
-            raise ModelError(f"{where} gives {len(shape)} axes; the most is {MAX_RANK}", "merge axes with a reshape")
+            raise ModelError(f"{maker} gives {len(shape)} axes; the most is {MAX_RANK}", "merge axes with a reshape")
         if math.prod(shape) * DTYPE_BYTES[_TYPES[kind.elem_type]] > MAX_TENSOR:
             raise ModelError(
-                f"{where} gives a tensor of shape {shape}; the largest has {MAX_TENSOR} bytes", "use a smaller input"
+                f"{maker} gives a tensor of shape {shape}; the largest has {MAX_TENSOR} bytes", "use a smaller input"
             )
 
 
 def _static(value: onnx.ValueInfoProto) -> bool:
     kind = value.type.tensor_type
     return kind.HasField("shape") and all(dim.HasField("dim_value") for dim in kind.shape.dim)
-
-
-def _first_line(reason: Exception) -> str:
-    lines = [line.strip() for line in str(reason).strip().splitlines() if line.strip()]
-    return lines[0] if lines else type(reason).__name__

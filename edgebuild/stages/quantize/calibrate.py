@@ -93,7 +93,7 @@ def observe(
         check_sample(specs, sample, number)
         values = dict(sample)
         if computed:
-            values.update(zip(computed, session.run(computed, dict(sample)), strict=True))
+            values.update(zip(computed, _computed(session, computed, sample), strict=True))
         for name, watching in watchers.items():
             _feed(watching, name, values[name], number)
         number += 1
@@ -127,6 +127,16 @@ def _session(model: onnx.ModelProto) -> Any:
         return onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
     except Exception as problem:  # ONNX Runtime raises classes of its own for each status
         raise ModelError(f"ONNX Runtime cannot load the float model: {problem}", "check the export") from problem
+
+
+def _computed(session: Any, names: list[str], sample: Sample) -> list[Array]:
+    try:
+        found: list[Array] = session.run(names, dict(sample))
+    except Exception as problem:  # as above
+        raise ModelError(
+            f"the float model does not run on a calibration sample: {problem}", "check the layer, and the export"
+        ) from problem
+    return found
 
 
 def merged(ranges: Iterable[Range | None]) -> Range | None:
