@@ -74,6 +74,7 @@ _FORMULAS = {
     "ThresholdedRelu": (2, 2),
 }  # fmt: skip
 """The most constants that an operator's formula brings along, and how often it has its input."""
+_MOST_OPERATORS = 64  # of a map, and of a chain that waits for its reader: both are walked by recursion
 _MOST_COPIES = 32  # of one expression in a map's tree: nested formulas would double it without end
 _REDUCES = {"ReduceSum": "sum", "ReduceMean": "mean", "ReduceMax": "max", "ReduceMin": "min"}
 
@@ -84,6 +85,7 @@ class Operands:
 
     values: list[Value] = field(default_factory=list)
     reserved: int = 1
+    operators: int = 0
 
     def add(self, value: Value) -> int:
         """The place of a value, which is listed once."""
@@ -92,10 +94,11 @@ class Operands:
         return self.values.index(value)
 
     def admits(self, node: Node) -> bool:
-        return self.reserved + _further(node) <= _MAX_OPERANDS
+        return self.reserved + _further(node) <= _MAX_OPERANDS and self.operators < _MOST_OPERATORS
 
     def reserve(self, node: Node) -> None:
         self.reserved += _further(node)
+        self.operators += 1
 
 
 def _further(node: Node) -> int:
@@ -115,6 +118,8 @@ class FloatLowering:
     value: Callable[[str], Value]
     demands: dict[str, int] = field(default_factory=dict)
     integers: Container[str] = ()
+    waiting: dict[str, int] = field(default_factory=dict)
+    """How many nodes, one behind the other, wait for the reader of a tensor."""
 
     def lower(self, node: Node) -> dict[str, Value]:
         """The values of a node's outputs."""
@@ -133,7 +138,12 @@ class FloatLowering:
     def waits(self, node: Node) -> bool:
         """Whether a node with one reader is left to that reader: part of its map, or taking its activation in."""
         readers = self.graph.consumers.get(node.outputs[0], [])
-        return node.op in ELEMENTWISE or (len(readers) == 1 and self._clipped_layer(readers[0]) is node)
+        clipped = len(readers) == 1 and self._clipped_layer(readers[0]) is node
+        length = 1 + max((self.waiting.get(name, 0) for name in node.inputs), default=0)
+        if not clipped and (node.op not in ELEMENTWISE or length > _MOST_OPERATORS):
+            return False
+        self.waiting[node.outputs[0]] = length
+        return True
 
     def _clipped_layer(self, node: Node) -> Node | None:
         """The Conv, Gemm or MatMul that a Relu or Clip becomes part of."""
@@ -236,6 +246,7 @@ class FloatLowering:
             and name not in self.integers
             and self.graph.constant(name) is None
             and self.demands.get(name, 0) == 1
+            and name in self.waiting
             and self._clipped_layer(node) is None
             and self.graph.shape(name) == shape
             and operands.admits(node)
