@@ -19,7 +19,9 @@ from edgebuild.function import Function
 tnp: Any = importlib.import_module("torch._numpy")  # untyped
 Values = dict[str, Any]
 _NARROWED = {torch.float64: torch.float32}
+_ON_DEVICES = {"float64": np.float32, "uint64": np.int64}
 _REDUCTIONS = {"add": "sum", "multiply": "prod", "maximum": "max", "minimum": "min"}
+_COMPARISONS = frozenset({"equal", "greater", "greater_equal", "less", "less_equal", "not_equal"})
 _PYTHON_TYPES = {float: "float32", int: "int64", bool: "bool"}
 
 
@@ -40,7 +42,7 @@ class Traced(np.lib.mixins.NDArrayOperatorsMixin):
             return _call(_REDUCTIONS[ufunc.__name__], f"{name}.reduce", inputs, {"axis": 0} | named)
         if method != "__call__":
             raise Untraceable(f"{name}.{method} cannot be traced")
-        result = _call(ufunc.__name__, name, inputs, named)
+        result = _call(ufunc.__name__, name, _aligned(inputs, scalars=ufunc.__name__ in _COMPARISONS), named)
         return result if not out else _written(out[0], result, name)
 
     def __array_function__(self, func: Any, types: Any, args: tuple[Any, ...], named: Values) -> Any:
@@ -86,14 +88,26 @@ class Traced(np.lib.mixins.NDArrayOperatorsMixin):
     def astype(self, dtype: Any, *_: Any, **__: Any) -> "Traced":
         return Traced(tnp.ndarray(self.tensor).astype(_dtype(dtype)).tensor)
 
+    def argsort(self, axis: Any = -1, **named: Any) -> Any:
+        return np.argsort(self, axis=axis, **named)
+
+    def max(self, axis: Any = None, **named: Any) -> Any:
+        return np.max(self, axis=axis, **named)
+
+    def min(self, axis: Any = None, **named: Any) -> Any:
+        return np.min(self, axis=axis, **named)
+
     def copy(self, *_: Any) -> "Traced":
         return Traced(self.tensor.clone())
 
     def __getitem__(self, index: Any) -> Any:
-        return _called(tnp.ndarray(self.tensor).__getitem__, "an index", (_index(index),), {})
+        tensor, forward = _forward(self.tensor, index)
+        return _called(tnp.ndarray(tensor).__getitem__, "an index", (forward,), {})
 
     def __setitem__(self, index: Any, value: Any) -> None:
-        _called(tnp.ndarray(self.tensor).__setitem__, "an assignment", (_index(index), value), {})
+        if any(isinstance(part, slice) and (part.step or 1) < 0 for part in _parts(index)):
+            raise Untraceable("an assignment to a slice with a negative step cannot be traced: assign numpy.flip(…)")
+        _called(tnp.ndarray(self.tensor).__setitem__, "an assignment", (index, value), {})
 
     def __len__(self) -> int:
         return int(self.tensor.shape[0])
@@ -129,11 +143,11 @@ def traced(function: Function, tensors: dict[str, torch.Tensor], network: nn.Mod
 
 
 def as_array(value: Any) -> Any:
-    """What a NumPy handler returned, as a device gives it: an array, float32 where NumPy has float64."""
+    """What a NumPy handler returned, as a device gives it: an array, of a dtype that devices have."""
     if isinstance(value, torch.Tensor):
         value = value.detach().numpy()
     array = np.asarray(value)
-    return array.astype(np.float32) if array.dtype == np.float64 else array
+    return array.astype(_ON_DEVICES.get(array.dtype.name, array.dtype), copy=False)
 
 
 class _Model:
@@ -174,6 +188,25 @@ def _mapped(value: Any, change: Callable[[Any], Any]) -> Any:
     return change(value)
 
 
+def _aligned(inputs: tuple[Any, ...], *, scalars: bool) -> tuple[Any, ...]:
+    """Operands of one dtype, as ONNX wants them; an integer that meets float32 becomes float32, not float64.
+
+    `scalars`: Python's numbers as well; else they leave the dtype of the array that they meet.
+    """
+    arrays = [_plain(value) if isinstance(value, Traced | np.ndarray | np.generic) else value for value in inputs]
+    tensors = [value.tensor for value in arrays if isinstance(value, tnp.ndarray)]
+    if len(arrays) != 2 or not tensors:
+        return inputs
+    dtype = tensors[0].dtype
+    for other in tensors[1:]:
+        dtype = torch.promote_types(dtype, other.dtype)
+    if scalars:
+        for number in arrays:
+            dtype = torch.result_type(torch.empty(1, dtype=dtype), number) if isinstance(number, int | float) else dtype
+        arrays = [tnp.ndarray(torch.full((), v)) if isinstance(v, int | float) else v for v in arrays]
+    return tuple(Traced(value.tensor.to(dtype)) if isinstance(value, tnp.ndarray) else value for value in arrays)
+
+
 def _call(function: str, name: str, args: tuple[Any, ...], named: Values) -> Any:
     found = getattr(tnp, function, None)
     if found is None or name.startswith(("numpy.linalg", "numpy.fft")):
@@ -207,13 +240,31 @@ def _wrapped(value: Any) -> Any:
     return type(value)(map(_wrapped, value)) if isinstance(value, tuple | list) else value
 
 
-def _index(index: Any) -> Any:
-    """An index for torch._numpy: without a step below zero, which torch has not, all else as it is."""
-    parts = index if isinstance(index, tuple) else (index,)
+def _forward(tensor: torch.Tensor, index: Any) -> tuple[torch.Tensor, Any]:
+    """Tensor and index without steps below zero, which torch has not: those axes are turned round."""
+    parts, axis, forward = _parts(index), 0, []
+    taken = sum(_axes_taken(part) for part in parts if part is not Ellipsis)
     for part in parts:
-        if isinstance(part, slice) and part.step is not None and part.step < 0:
-            raise Untraceable("a slice with a negative step cannot be traced: write numpy.flip(array, axis)")
-    return index
+        if isinstance(part, slice) and (part.step or 1) < 0:
+            places = range(*part.indices(tensor.shape[axis]))
+            whole = len(places) == tensor.shape[axis]
+            tensor = torch.flip(tensor, [axis]) if whole else tensor.index_select(axis, torch.tensor(list(places)))
+            part = slice(None)  # noqa: PLW2901
+        forward.append(part)
+        axis += tensor.ndim - taken if part is Ellipsis else _axes_taken(part)
+    return tensor, tuple(forward) if isinstance(index, tuple) else forward[0]
+
+
+def _parts(index: Any) -> tuple[Any, ...]:
+    return index if isinstance(index, tuple) else (index,)
+
+
+def _axes_taken(part: Any) -> int:
+    """How many of an array's axes a part of an index stands for."""
+    if part is None:
+        return 0
+    is_mask = isinstance(part, Traced | np.ndarray) and part.dtype == np.bool_
+    return part.ndim if is_mask else 1
 
 
 def _dtype(dtype: Any) -> Any:
@@ -240,7 +291,40 @@ def _flip(m: Traced, axis: Any = None) -> Traced:
     return Traced(torch.flip(m.tensor, list(axes)))
 
 
-_EXTRA: dict[str, Callable[..., Any]] = {"numpy.linalg.norm": _norm, "numpy.flip": _flip}
+def _extreme(reduce: Callable[..., torch.Tensor]) -> Callable[..., Any]:
+    """The largest or smallest; ONNX's exporter wants the axes by name, also where they are all."""
+
+    def found(a: Traced, axis: Any = None, keepdims: bool = False) -> Traced:
+        axes = tuple(range(a.ndim)) if axis is None else axis
+        return Traced(reduce(a.tensor, dim=axes, keepdim=bool(keepdims)) if a.ndim else a.tensor)
+
+    return found
+
+
+def _sorted(place: int) -> Callable[..., Any]:
+    """Values (0) or places (1) in rising order; ONNX sorts by TopK."""
+
+    def found(a: Traced, axis: Any = -1, kind: Any = None, order: Any = None, **_: Any) -> Traced:  # noqa: ARG001
+        tensor, axis = (a.tensor.reshape(-1), 0) if axis is None else (a.tensor, axis)
+        return Traced(torch.topk(tensor, tensor.shape[axis], dim=axis, largest=False)[place])
+
+    return found
+
+
+def _ptp(a: Traced, axis: Any = None, keepdims: bool = False) -> Any:
+    return np.max(a, axis=axis, keepdims=keepdims) - np.min(a, axis=axis, keepdims=keepdims)
+
+
+_MAX, _MIN = _extreme(torch.amax), _extreme(torch.amin)
+_EXTRA: dict[str, Callable[..., Any]] = {
+    "numpy.linalg.norm": _norm,
+    "numpy.flip": _flip,
+    "numpy.ptp": _ptp,
+    "numpy.sort": _sorted(0),
+    "numpy.argsort": _sorted(1),
+    **{f"numpy.{name}": _MAX for name in ("max", "amax")},
+    **{f"numpy.{name}": _MIN for name in ("min", "amin")},
+}
 
 
 @contextmanager
@@ -252,7 +336,11 @@ def _dispatched() -> Iterator[None]:
         for name in ("from_numpy", "as_tensor", "tensor"):
             stack.enter_context(_replaced(torch, name, _to_torch(getattr(torch, name))))
         stack.enter_context(_replaced(torch.Tensor, "numpy", lambda tensor, **_: Traced(tensor)))
-        yield
+        tnp.set_default_dtype(fp_dtype="pytorch", int_dtype="numpy")
+        try:
+            yield
+        finally:
+            tnp.set_default_dtype(fp_dtype="numpy", int_dtype="numpy")
 
 
 @contextmanager

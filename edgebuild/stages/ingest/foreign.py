@@ -50,7 +50,9 @@ class Foreign(nn.Module):
         if torch.compiler.is_exporting():
             found = [torch.ops.edgebuild.network(list(inputs), call, i) for i in range(len(names))]
         else:
-            found = [torch.from_numpy(np.array(value)) for value in self.source.run([v.numpy() for v in inputs])]
+            # not .numpy(), which gives traced arrays while a NumPy handler is traced
+            arrays = [np.from_dlpack(value.detach().contiguous()) for value in inputs]
+            found = [torch.utils.dlpack.from_dlpack(np.array(value)) for value in self.source.run(arrays)]
         return found[0] if len(found) == 1 else dict(zip(names, found, strict=True))
 
     def _call(self, specs: Sequence[Tensor]) -> int:

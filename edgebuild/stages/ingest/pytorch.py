@@ -116,6 +116,12 @@ def _bound(
     """The module, and the quality of its weights."""
     bound = _Bound(function, network).eval()
     bound.numpy = _runs_with_arrays(bound, samples[0], recipe)
+    if bound.numpy:
+        with (
+            torch.no_grad(),
+            handler.blame(recipe.folders, "the handler cannot be traced", handler.STRAIGHT, line=True),
+        ):
+            bound(*_tensors(samples[0]))
     for name in bound.names:
         if name in samples[0]:
             raise ModelError(f"{recipe.folder}: output '{name}' is called like an input", "rename that key")

@@ -39,6 +39,7 @@ _WEIGHTS = "weights.npz"
 _BRANCHES = frozenset({"If", "StatelessIf", "While", "StatelessWhile", "Case", "StatelessCase"})
 _PYTHON = frozenset({"PyFunc", "EagerPyFunc", "PyFuncStateless"})
 _SIGNATURE = "serving_default"
+_ROLES = {(kind, place): role for kind in ("Conv", "Gemm") for place, role in ((1, "weight"), (2, "bias"))}
 
 
 @contextmanager
@@ -67,7 +68,9 @@ def _import_tensorflow() -> Any:
     try:
         with quiet():
             importlib.import_module("tf2onnx.convert")
-            return importlib.import_module("tensorflow")
+            found = importlib.import_module("tensorflow")
+            found.config.set_visible_devices([], "GPU")  # the same bits on every build machine
+            return found
     except ImportError as reason:
         raise EnvironmentProblem(f"TensorFlow models need the package {reason.name}", INSTALL) from reason
 
@@ -76,6 +79,8 @@ tf = _import_tensorflow()
 
 
 def seed_tensorflow(seed: int) -> None:
+    """The same weights and the same names of layers whenever a model is built or loaded."""
+    tf.keras.backend.clear_session()
     tf.keras.utils.set_random_seed(seed % 2**32)
 
 
@@ -274,6 +279,7 @@ def _single(outputs: dict[str, Any]) -> Any:
 
 def export_saved(recipe: Recipe) -> FloatModel:
     """A Keras file or a SavedModel without a handler, compared with TensorFlow. Raises ModelError."""
+    seed_tensorflow(recipe.model.seed)
     path = recipe.saved
     network = network_of(recipe)
     assert network is not None
@@ -515,11 +521,13 @@ def _set_statistics(model: Any, eager: Callable[[Sample], Any], samples: list[Sa
         return original(*inputs, **named)
 
     model.call = listen
+    tf.config.run_functions_eagerly(True)  # a tf.function that was traced before calls no Python
     try:
         for sample in samples:
             eager(sample)
     finally:
         model.call = original
+        tf.config.run_functions_eagerly(False)
     momentum = [layer.momentum for layer in layers]
     batch = [tf.concat(values, 0) for values in zip(*(tf.nest.flatten(call) for call in calls), strict=True)]
     for layer in layers:
@@ -578,13 +586,27 @@ def _check_converted(model: onnx.ModelProto, concrete: Any, where: str, folders:
 
 
 def tidied(model: onnx.ModelProto, inputs: Sequence[str] | None, outputs: Sequence[str] | None) -> onnx.ModelProto:
-    """tf2onnx's graph with readable names: nodes after their layer, ports as given."""
+    """tf2onnx's graph with names that are readable and always the same: nodes after their layer, values and constants
+    after their node, ports as given. tf2onnx numbers them through for as long as the process lives.
+    """
     graph = model.graph
     seen: Counter[str] = Counter()
+    new = {value.name: value.name for value in (*graph.input, *graph.output)}
+    constants = {tensor.name for tensor in graph.initializer}
     for node in graph.node:
         name = _layer_name(node)
         seen[name] += 1
         node.name = name if seen[name] == 1 else f"{name}_{seen[name]}"
+        for place, value in enumerate(node.output):
+            new.setdefault(value, node.name if place == 0 else f"{node.name}:{place}")
+        for place, value in enumerate(node.input):
+            if value in constants:
+                new.setdefault(value, f"{node.name}/{_ROLES.get((node.op_type, place), f'in{place}')}")
+    for node in graph.node:
+        node.input[:] = [new.get(name, name) for name in node.input]
+        node.output[:] = [new.get(name, name) for name in node.output]
+    for value in (*graph.initializer, *graph.value_info):
+        value.name = new.get(value.name, value.name)
     for ports, names in ((graph.input, inputs), (graph.output, outputs)):
         if names is not None:
             _rename_ports(graph, ports, names)

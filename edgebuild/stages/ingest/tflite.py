@@ -26,16 +26,19 @@ _QUANTIZED = frozenset({"QuantizeLinear", "DequantizeLinear"})
 
 
 class Network:
-    """A TFLite file: its ONNX graph, and the interpreter that it is compared with."""
+    """A TFLite file: its ONNX graph, and the interpreter that it is compared with.
+
+    `rounds`: the interpreter computes in integers of its own, all of it or what dynamic range quantization stored so.
+    """
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self._interpreter = _interpreter(path)
-        self.model = _converted(path)
-
-    @property
-    def quantized(self) -> bool:
-        return any(node.op_type in _QUANTIZED for node in self.model.graph.node)
+        converted = _converted(path)
+        self.rounds = any(node.op_type in _QUANTIZED for node in converted.graph.node)
+        if not any(node.op_type == "QuantizeLinear" for node in converted.graph.node):
+            converted = _with_float_weights(converted)
+        self.model = with_unsigned_activations(normalize(converted, str(path)), str(path))
 
     def graph(self, inputs: Sequence[Tensor]) -> onnx.ModelProto:
         """`foreign.Source`"""
@@ -60,7 +63,7 @@ def export(recipe: Recipe) -> FloatModel:
     assert recipe.saved is not None
     network = Network(recipe.saved)
     samples = real_samples(recipe, model_inputs(network.model), PARITY_SAMPLES)
-    check = agreement if network.quantized else compare
+    check = agreement if network.rounds else compare
     parity = check(network.model, lambda sample: network.run(list(sample.values())), samples, str(recipe.saved))
     return FloatModel(network.model, parity, Entry(identifier(recipe.saved.stem), Trigger(), None), TRAINED)
 
@@ -68,7 +71,8 @@ def export(recipe: Recipe) -> FloatModel:
 def _interpreter(path: Path) -> Any:
     try:
         with quiet():
-            interpreter = tf.lite.Interpreter(str(path), num_threads=1)
+            # The bytes, not the path: only these are verified, and a file that was cut off ends the process.
+            interpreter = tf.lite.Interpreter(model_content=path.read_bytes(), num_threads=1)
             interpreter.allocate_tensors()
     except Exception as reason:
         raise ModelError(
@@ -94,10 +98,7 @@ def _converted(path: Path) -> onnx.ModelProto:
                 f"{path}: TFLite operator {node.op_type.removeprefix('TFL_')} of '{node.name}' has no ONNX form",
                 "give the TensorFlow model, or replace that layer",
             )
-    model = tidied(model, None, None)
-    if not any(node.op_type == "QuantizeLinear" for node in model.graph.node):
-        model = _with_float_weights(model)
-    return with_unsigned_activations(normalize(model, str(path)), str(path))
+    return tidied(model, None, None)
 
 
 def _with_float_weights(model: onnx.ModelProto) -> onnx.ModelProto:
