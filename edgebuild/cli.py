@@ -265,6 +265,42 @@ def inspect(
             _console().print(table, "")
 
 
+@app.command("report")
+def report_(
+    file: Annotated[
+        Path,
+        typer.Argument(metavar="BUNDLE|REPORT.json", help="A bundle with its report beside it, or the report."),
+    ],
+    output: Annotated[
+        Path | None,
+        typer.Option("--output", "-o", metavar="FILE.html", help="Where to write the page.", show_default=False),
+    ] = None,
+    no_open: Annotated[bool, typer.Option("--no-open", help="Write the page, and open no browser.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Show what a build measured: accuracy, where it is lost and why, in the browser."""
+    from edgebuild.page import files
+
+    found = files.load(file)
+    if as_json:
+        _print_json(found.report)
+        return
+    place = files.write(found, output)
+    from edgebuild import views
+
+    if not no_open and _has_display():
+        import webbrowser
+
+        webbrowser.open(place.resolve().as_uri())
+    _console().print(views.diagnosis(found.report, str(place)))
+
+
+def _has_display() -> bool:
+    """Whether a window can open; a browser for terminals would take this one over."""
+    wanted = ("DISPLAY", "WAYLAND_DISPLAY", "BROWSER")
+    return not sys.platform.startswith("linux") or any(os.environ.get(name) for name in wanted)
+
+
 @app.command()
 def verify(
     bundle: BundleFile,

@@ -11,7 +11,7 @@ from typing import Any
 from edgebuild.page import sections
 from edgebuild.page.markup import Markup, joined, tag, text
 
-__all__ = ["culprit_line", "render"]
+__all__ = ["render"]
 
 _STYLE = Path(__file__).with_name("style.css")
 
@@ -39,9 +39,3 @@ def render(report: Mapping[str, Any]) -> str:
         Markup(f"<style>\n{_STYLE.read_text(encoding='utf-8')}</style>"),
     ])  # fmt: skip
     return f'<!doctype html>\n<html lang="en">\n<head>{text(head)}</head>\n<body>{body}</body>\n</html>\n'
-
-
-def culprit_line(report: Mapping[str, Any]) -> str:
-    """One plain line: what is wrong, and where; empty when nothing is."""
-    found = (report.get("diagnosis") or {}).get("culprit")
-    return f"{found['cause']}, {found['layer'] or 'the whole network'}: {found['what']}" if found else ""

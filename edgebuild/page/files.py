@@ -49,7 +49,7 @@ def write(found: Found, output: Path | None) -> Path:
     """Writes the page where it is asked for, else beside the report, unless it lies there already. Returns its path."""
     place = output or found.place
     data = found.html.encode()
-    with disk.disk_errors(place, "name another place: --output FILE.html"):
+    with disk.disk_errors(place):
         if not (place.is_file() and place.read_bytes() == data):
             disk.write_together(place.parent, {place.name: data})
     return place

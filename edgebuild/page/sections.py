@@ -9,7 +9,7 @@ from edgebuild.page.markup import Markup, joined, pairs, table, tag
 Report = Mapping[str, Any]
 
 _NOTHING = Markup("")
-_POOR_DB, _BAD_DB = 25.0, 15.0
+_POOR_DB, _BAD_DB, _EXACT_DB = 25.0, 15.0, 120.0
 _UNITS = ((1 << 20, "MiB"), (1 << 10, "KiB"))
 _HEADS = (
     "layer", "tensor", "#SQNR dB", "#own dB", "#median channel dB", "#range used", "#clipped", "#widest channel",
@@ -35,15 +35,21 @@ def _said(accuracy: Report | None) -> str:
     budget = {"none": "", "met": ", within the budget"}.get(str(accuracy.get("budget", "none")), ", budget not judged")
     if accuracy["metric"] == "cosine":
         return f"The outputs point the way of the float network's: cosine {accuracy['int8']:.5f}{budget}."
-    drop = accuracy["drop"]
-    lost = (
-        f"loses {drop:.2f} points of"
-        if drop > 0
-        else f"gains {-drop:.2f} points of"
-        if drop < 0
-        else "loses nothing of"
-    )
-    return f"INT8 {lost} {accuracy['metric']} against float{_interval(accuracy)}{budget}."
+    drop, points = float(accuracy["drop"]), f"points of {accuracy['metric']}" if _unit(accuracy) else accuracy["metric"]
+    if drop == 0:
+        return f"INT8 keeps the {accuracy['metric']} of the float network{_interval(accuracy)}{budget}."
+    lost = f"{'loses' if drop > 0 else 'gains'} {_figure(accuracy, abs(drop))}"
+    return f"INT8 {lost} {points} against float{_interval(accuracy)}{budget}."
+
+
+def _unit(accuracy: Report) -> str:
+    """Percent, unless the metric is in 0..1 or of its own kind."""
+    unit = str(accuracy.get("unit", "%"))
+    return f" {unit}" if unit else ""
+
+
+def _figure(accuracy: Report, value: float) -> str:
+    return f"{value:.{2 if _unit(accuracy) else 4}f}".replace("-", "−")
 
 
 def verdict(report: Report) -> Markup:
@@ -57,22 +63,25 @@ def _accuracy_tiles(accuracy: Report | None) -> list[tuple[str, str]]:
     if not accuracy:
         return []
     if accuracy["metric"] == "cosine":
-        return [(f"{accuracy['int8']:.5f}", f"cosine of INT8 and float outputs, {accuracy['samples']} samples")]
-    data = "held-out" if accuracy.get("data") == "test" else "calibration"
-    kept = f"{accuracy['metric']} in INT8 on {accuracy['samples']} {data} samples; float {accuracy['float']:.2f} %"
-    drop = f"points of {accuracy['metric']} lost{_interval(accuracy)}; {_budget(accuracy)}"
-    return [
-        (f"{accuracy['int8']:.2f} %", kept),
-        (f"{accuracy['drop']:.2f}".replace("-", "−"), drop),
-    ]  # fmt: skip
+        return [(f"{accuracy['int8']:.5f}", f"cosine of INT8 and float outputs, {_over(accuracy)}")]
+    before, after, drop = (_figure(accuracy, accuracy[key]) for key in ("float", "int8", "drop"))
+    unit = _unit(accuracy)
+    kept = f"{accuracy['metric']} in INT8, {_over(accuracy)}; float {before}{unit}"
+    lost = f"{'points ' if unit else ''}of {accuracy['metric']} lost{_interval(accuracy)}; {_budget(accuracy)}"
+    return [(f"{after}{unit}", kept), (drop, lost)]
+
+
+def _over(accuracy: Report) -> str:
+    kinds = {"test": "held-out samples", "calibration": "calibration samples"}
+    data = str(accuracy.get("data", "test"))
+    return f"{accuracy['samples']} {kinds.get(data, f'samples of {data}')}"
 
 
 def _interval(accuracy: Report) -> str:
-    found = accuracy.get("interval")
-    bounds = [found.get("low"), found.get("high")] if isinstance(found, Mapping) else found
+    bounds = accuracy.get("interval")
     if not isinstance(bounds, Sequence) or len(bounds) != 2 or not all(isinstance(b, (int, float)) for b in bounds):
         return ""
-    return f" (95 % interval {bounds[0]:.2f} to {bounds[1]:.2f})".replace("-", "−")
+    return f" (95 % interval {_figure(accuracy, bounds[0])} to {_figure(accuracy, bounds[1])})"
 
 
 def _budget(accuracy: Report) -> str:
@@ -205,7 +214,11 @@ def _layers(rows: Sequence[Report], weights: Sequence[Report]) -> Markup:
 
 
 def _weight_cells(row: Report) -> tuple[object, ...]:
-    return row["layer"], row["weights"], f"{row['sqnr_db']:.1f}", f"{row['worst_db']:.1f}", row["worst_channel"]
+    return row["layer"], row["weights"], _decibels(row["sqnr_db"]), _decibels(row["worst_db"]), row["worst_channel"]
+
+
+def _decibels(value: float) -> str:
+    return "exact" if value >= _EXACT_DB else f"{value:.1f}"
 
 
 def _kind(decibels: float) -> str:
@@ -213,11 +226,12 @@ def _kind(decibels: float) -> str:
 
 
 def _cells(row: Report) -> tuple[object, ...]:
-    median = "" if row["channel_db"] is None else f"{row['channel_db']:.1f}"
+    median = "" if row["channel_db"] is None else _decibels(row["channel_db"])
+    made = joined([row["layer"], " ", tag("span", row["operator"], class_="sub")])
+    first, last = row["range"]
     return (
-        joined([row["layer"], " ", tag("span", row["operator"], class_="sub")]), row["tensor"], f"{row['sqnr_db']:.1f}",
-        f"{row['local_db']:.1f}", median, f"{100 * row['used']:.0f} %", f"{100 * sum(row['clipped']):.2g} %",
-        f"{row['outlier_ratio']:.3g}×", f"{row['range'][0]:.4g}", f"{row['range'][1]:.4g}",
+        made, row["tensor"], _decibels(row["sqnr_db"]), _decibels(row["local_db"]), median,
+        f"{100 * row['used']:.0f} %", f"{100 * sum(row['clipped']):.2g} %", f"{row['outlier_ratio']:.3g}×", f"{first:.4g}", f"{last:.4g}",
     )  # fmt: skip
 
 
@@ -326,6 +340,7 @@ def measured(report: Report) -> Markup:
         )
     if accuracy := report.get("accuracy"):
         rows.append(("accuracy", f"float in ONNX Runtime, INT8 in {accuracy.get('engine')}, on the same samples"))
+        rows += _nearness(accuracy)
     if reason := report.get("latency_reason"):
         rows.append(("latency", f"not measured: {reason}"))
     rows += _parity(report.get("parity"))
@@ -337,6 +352,13 @@ def measured(report: Report) -> Markup:
     if signer := report.get("signer"):
         rows.append(("signed by", tag("code", signer)))
     return joined([tag("h2", "How it was measured"), tag("div", pairs(rows), class_="figure")])
+
+
+def _nearness(accuracy: Report) -> list[tuple[str, object]]:
+    """What holds whatever the metric is."""
+    shown = {"agreement": "the same answer for {:.2f} %", "kl": "KL {:.3g} nats", "sqnr_db": "SQNR {:.1f} dB"}
+    parts = [said.format(accuracy[key]) for key, said in shown.items() if isinstance(accuracy.get(key), (int, float))]
+    return [("outputs, INT8 against float", "; ".join(parts))] if parts else []
 
 
 def _parity(parity: Report | None) -> list[tuple[str, object]]:

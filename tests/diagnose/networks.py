@@ -2,6 +2,7 @@
 or without BatchNormalization.
 """
 
+import functools
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -27,6 +28,7 @@ class Trained:
     quantized: Quantized
 
 
+@functools.cache
 def trained(name: str) -> Trained:
     """One of NETWORKS: trained, exported, quantized."""
     images, labels = load_digits(return_X_y=True)

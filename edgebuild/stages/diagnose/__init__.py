@@ -17,31 +17,24 @@ comparison can see.
 """
 
 from collections.abc import Iterable, Mapping
-from dataclasses import replace
 from itertools import islice
-from typing import Any
+from typing import Any, cast
 
-import numpy as np
 import onnx
 
-from edgebuild.stages.diagnose import channels, quantized
-from edgebuild.stages.diagnose.findings import HIGH, LOW, MEDIUM, SENSITIVE, Finding, ranked
+from edgebuild.stages.diagnose import channels, quantized, rows, suspects
+from edgebuild.stages.diagnose.findings import HIGH, LOW, Finding, ranked
 from edgebuild.stages.diagnose.floats import Network
 from edgebuild.stages.diagnose.graph import Array, Graph, title
-from edgebuild.stages.diagnose.measure import Measured, Track, WeightError, histograms, measure, restored
+from edgebuild.stages.diagnose.measure import Measured, Track, histograms, measure
 from edgebuild.stages.diagnose.preprocessing import preprocessing
-from edgebuild.stages.diagnose.switch import Sample, Switched
+from edgebuild.stages.diagnose.switch import Switched
 
 __all__ = ["SAMPLES", "diagnose"]
 
 SAMPLES = 32
 _LEAST_SAMPLES = 4
 _ELEMENTS = 40_000_000  # values that are compared: networks with large feature maps get fewer samples
-_RUNS = 120_000_000  # values that are computed to find out what single roundings cost
-_ATTRIBUTED = 10
-_WORST = 8
-_DRAWN_CHANNELS = 48
-_SMALL_GROUP = 4
 _UNSEEN = (
     "Swapped colour channels (BGR for RGB) and other mistakes that leave all statistics alike: measure accuracy on "
     "labelled samples to see them."
@@ -70,25 +63,26 @@ def diagnose(
     measured = measure(switched, taken)
     named = _Names(switched.graph, network.graph)
     findings, prepared = _findings(network, switched, measured, named, calibrated_on)
-    suspects = _suspects(switched, measured, findings, named)
-    findings = ranked([*(_with_gain(f, suspects) for f in findings), *_sensitive(suspects, measured)],
-                      cascading=passed_through)  # fmt: skip
-    rows = [finding.to_json() for finding in findings]
-    worst = _worst(measured.tracks, findings)
+    tried = suspects.suspects(switched, measured, findings, named)
+    findings = [suspects.with_gain(f, tried) for f in findings]
+    findings = ranked([*findings, *suspects.sensitive(tried, measured, findings)], cascading=passed_through)
+    told = [finding.to_json() for finding in findings]
+    worst = rows.worst(measured.tracks, findings, named)
     drawn = histograms(switched, worst, taken[:_LEAST_SAMPLES])
-    return {
+    found = {
         "samples": len(taken),
         "output_sqnr_db": round(measured.output_db, 2),
         "probes": switched.probes(),
-        "network": [_row(track, named) for track in measured.tracks],
-        "weights": [_weight_row(error) for error in measured.weights],
-        "worst": [_drawing(track, drawn[track.activation.result], named) for track in worst],
-        "suspects": suspects,
+        "network": [rows.row(track, named) for track in measured.tracks],
+        "weights": [rows.weight_row(error) for error in measured.weights],
+        "worst": [rows.drawing(track, drawn[track.activation.result], named) for track in worst],
+        "suspects": tried,
         "preprocessing": prepared,
-        "findings": rows,
-        "culprit": rows[0] if rows and rows[0]["severity"] != LOW else None,
+        "findings": told,
+        "culprit": told[0] if told and told[0]["severity"] != LOW else None,
         "unseen": [_UNSEEN],
     }
+    return cast("dict[str, Any]", rows.plain(found))
 
 
 class _Names:
@@ -144,126 +138,3 @@ def _track_behind(graph: Graph, tracks: Mapping[str, Track], tensor: str) -> Tra
             return None
         tensor = readers[0].output[0]
     return None
-
-
-def _suspects(switched: Switched, measured: Measured, findings: list[Finding], named: _Names) -> list[dict[str, Any]]:
-    """What single roundings cost: those that findings name, then those that lose most by themselves."""
-    samples = measured.samples[:_LEAST_SAMPLES]
-    base = restored(switched, samples, ())[0] if switched.switches else 0.0
-    values = sum(switched.graph.elements(a.tensor) for a in switched.activations)
-    number = max(2, min(_ATTRIBUTED, _RUNS // max(1, 3 * len(samples) * values)))
-    blamed = {f.tensor for f in findings if f.severity in {HIGH, MEDIUM}}
-    tracks = sorted(measured.tracks, key=lambda t: (t.activation.tensor not in blamed, t.local_db))
-    weights = sorted(measured.weights, key=lambda w: (w.weights.layer.output[0] not in blamed, w.sqnr_db))
-    groups: dict[str, list[str]] = {}
-    for track in measured.tracks:
-        groups.setdefault(track.activation.group, []).append(track.activation.switch)
-    rows = []
-    for track in tracks[:number] if samples else []:
-        together = groups[track.activation.group]
-        chosen = together if len(together) <= _SMALL_GROUP else [track.activation.switch]
-        layer, operator = named(track.activation.tensor)
-        row = {"layer": layer, "operator": operator, "tensor": track.activation.tensor, "kind": "activation"}
-        rows.append(row | _cost(switched, base, samples, chosen))
-    for error in weights[: max(2, number // 3)] if samples else []:
-        node = error.weights.layer
-        row = {"layer": title(node, error.weights.name), "operator": node.op_type, "tensor": node.output[0]}
-        rows.append(row | {"kind": "weights"} | _cost(switched, base, samples, [error.weights.switch]))
-    return sorted(rows, key=lambda row: -float(row["gain_db"]))
-
-
-def _cost(switched: Switched, base: float, samples: list[Sample], chosen: list[str]) -> dict[str, float]:
-    without, alone = restored(switched, samples, chosen)
-    return {"gain_db": round(without - base, 2), "alone_db": round(alone, 2)}
-
-
-def _with_gain(finding: Finding, suspects: list[dict[str, Any]]) -> Finding:
-    """A finding whose rounding was undone: what that gains is evidence, and counts."""
-    row = next((s for s in suspects if s["tensor"] == finding.tensor), None)
-    if row is None:
-        return finding
-    gain = max(0.0, float(row["gain_db"]))
-    return replace(finding, score=finding.score + gain, evidence=finding.evidence | {"output_gain_db": row["gain_db"]})
-
-
-def _sensitive(suspects: list[dict[str, Any]], measured: Measured) -> list[Finding]:
-    """No fault: the layers whose rounding costs the output most."""
-    found = []
-    for row in [s for s in suspects if float(s["gain_db"]) > 0][:3]:
-        what = (
-            f"Rounding the {'weights' if row['kind'] == 'weights' else 'output'} of {row['layer']} costs the network's "
-            f"output {row['gain_db']:.2f} dB; as built it has {measured.output_db:.1f} dB."
-        )
-        evidence = {"output_gain_db": row["gain_db"], "alone_db": row["alone_db"]}
-        score = float(row["gain_db"])
-        found.append(Finding(SENSITIVE, LOW, row["layer"], row["tensor"], row["operator"], what, score, 0.0,
-                             frozenset(), evidence))  # fmt: skip
-    return found
-
-
-def _worst(tracks: list[Track], findings: list[Finding]) -> list[Track]:
-    """The tensors that are drawn: those that findings name, then those that lose most by themselves."""
-    blamed = {f.tensor for f in findings if f.severity in {HIGH, MEDIUM}}
-    return sorted(tracks, key=lambda t: (t.activation.tensor not in blamed, t.local_db))[:_WORST]
-
-
-def _row(track: Track, named: _Names) -> dict[str, Any]:
-    activation, seen = track.activation, track.seen
-    layer, operator = named(activation.tensor)
-    sizes = seen.largest
-    live = sizes[sizes > 0]
-    (low, high), elements = activation.range, max(track.elements, 1)
-    return {
-        "tensor": activation.tensor,
-        "layer": layer,
-        "operator": operator,
-        "sqnr_db": round(track.sqnr_db, 2),
-        "local_db": round(track.local_db, 2),
-        "fitted_db": round(track.fitted_db, 2),
-        "channel_db": round(float(np.median(track.channel_db)), 2) if len(track.channel_db) else None,
-        "scale": activation.scale,
-        "zero_point": activation.zero_point,
-        "codes": activation.highest - activation.lowest + 1,
-        "range": [_short(low), _short(high)],
-        "values": [_short(float(seen.low.min())), _short(float(seen.high.max()))],
-        "clipped": [_short(track.clipped_low / elements), _short(track.clipped_high / elements)],
-        "at_ends": [_short(track.at_low / elements), _short(track.at_high / elements)],
-        "used": _short(min(1.0, (track.needed[1] - track.needed[0]) / (high - low))),
-        "channels": len(sizes),
-        "outlier_channel": int(np.argmax(sizes)),
-        "outlier_ratio": _short(float(sizes.max() / np.median(live))) if len(live) else 0.0,
-        "dead": int(np.count_nonzero(seen.high <= seen.low)) if seen.count > 1 else 0,
-    }
-
-
-def _weight_row(error: WeightError) -> dict[str, Any]:
-    live = np.where(error.energy > 0, error.channel_db, np.inf)
-    worst = int(np.argmin(live))
-    return {
-        "layer": title(error.weights.layer, error.weights.name),
-        "weights": error.weights.name,
-        "operator": error.weights.layer.op_type,
-        "sqnr_db": round(error.sqnr_db, 2),
-        "worst_channel": worst,
-        "worst_db": round(float(error.channel_db[worst]), 2),
-    }
-
-
-def _drawing(track: Track, histogram: dict[str, Any], named: _Names) -> dict[str, Any]:
-    """A tensor's histogram, the range of its codes, and the ranges of its channels, the largest first."""
-    seen = track.seen
-    order = np.argsort(-seen.largest, kind="stable")[:_DRAWN_CHANNELS]
-    channels_ = [{"channel": int(c), "low": _short(float(seen.low[c])), "high": _short(float(seen.high[c]))}
-                 for c in order]  # fmt: skip
-    return {
-        "tensor": track.activation.tensor,
-        "layer": named(track.activation.tensor)[0],
-        "range": [_short(v) for v in track.activation.range],
-        "histogram": histogram,
-        "channels": channels_,
-        "channel_count": len(seen.low),
-    }
-
-
-def _short(value: float) -> float:
-    return float(f"{value:.5g}")

@@ -9,7 +9,7 @@ from onnx import NodeProto
 
 from edgebuild.stages.diagnose.findings import DEAD, HIGH, LOW, MEDIUM, OUTLIER, SATURATION, Finding
 from edgebuild.stages.diagnose.floats import Ends, Network
-from edgebuild.stages.diagnose.graph import Array, title
+from edgebuild.stages.diagnose.graph import Array, Named, title
 from edgebuild.stages.diagnose.measure import Moments, Track
 
 # Healthy trained networks stay well below: of six measured, activations of layers lie at most 10 times above the median
@@ -17,13 +17,13 @@ from edgebuild.stages.diagnose.measure import Moments, Track
 # weights came from integers).
 _RATIO, _GAP = 25.0, 5.0
 _TRAINED = 20.0  # standard deviations by BatchNormalization's memory
-_JOINT, _EACH, _JOINT_GAP = 500.0, 8.0, 2.5
+_JOINT, _EACH, _JOINT_GAP = 1000.0, 8.0, 2.5
 _ALIVE = 1e-6
 _FEWEST = 4
 _REPAIRED = 8.0
 _LOST_DB = 30.0
 
-_AT_CEILING, _OFTEN = 0.8, 0.6
+_AT_CEILING, _OFTEN = 0.6, 0.45
 _ALWAYS_OFF = 0.999
 _AT_ENDS, _AT_ENDS_OFTEN = 0.9, 0.8
 
@@ -160,6 +160,7 @@ def _finding(
     if lost is not None:
         evidence["median_channel_sqnr_db"] = round(lost, 1)
     ratio = max(says["activation_ratio"], says["weight_ratio"], says.get("times_training", 1.0))
+    strength = (0.5 if repaired else 1.0) * 20 * float(np.log10(ratio))
     name = title(layer, place)
     what = f"Channel {channel} of {name} is {_against(says)}."
     if hidden:
@@ -169,7 +170,7 @@ def _finding(
     elif lost is not None and lost < _LOST_DB:
         what += f" One scale serves all channels, so half of them keep less than {lost:.0f} dB."
     return Finding(
-        OUTLIER, MEDIUM if repaired else HIGH, name, place, layer.op_type, what, 20 * np.log10(ratio),
+        OUTLIER, MEDIUM if repaired else HIGH, name, place, layer.op_type, what, strength,
         network.graph.position(layer.output[0]), frozenset(network.graph.ancestors(place)), evidence,
     )  # fmt: skip
 
@@ -237,7 +238,7 @@ def _saturation(network: Network, ends: Ends) -> Finding | None:
     )  # fmt: skip
 
 
-def dead(tracks: list[Track], layer_name: Callable[[str], tuple[str, str]]) -> list[Finding]:
+def dead(tracks: list[Track], layer_name: Named) -> list[Finding]:
     """One finding for all channels that never change."""
     counts = {t.activation.tensor: int(np.count_nonzero(t.seen.high <= t.seen.low)) for t in tracks if t.seen.count > 1}
     total = sum(counts.values())

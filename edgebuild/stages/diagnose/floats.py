@@ -14,7 +14,7 @@ from onnx import NodeProto
 
 from edgebuild.stages.diagnose.graph import Array, Graph, attribute, channels
 from edgebuild.stages.diagnose.measure import Moments
-from edgebuild.stages.diagnose.switch import Sample, session, with_outputs
+from edgebuild.stages.diagnose.switch import Sample, ran, session, with_outputs
 
 _BOUNDED = {"Sigmoid": (0.0, 1.0), "Tanh": (-1.0, 1.0), "HardSigmoid": (0.0, 1.0)}
 _NEAR = 1e-2  # of the span: a bounded function is called saturated so close to its end
@@ -81,7 +81,7 @@ class Network:
         names = [n for n in dict.fromkeys([*watched, *ends]) if n not in self.graph.inputs]
         runner = session(with_outputs(self.graph.model, names))
         for sample in samples:
-            values = dict(zip(names, runner.run(names, sample), strict=True)) | sample
+            values = dict(zip(names, ran(runner, names, sample), strict=True)) | sample
             for name in dict.fromkeys(watched):
                 if values[name].size and values[name].dtype.kind in "fui":
                     rows = channels(values[name].astype(np.float32, copy=False))

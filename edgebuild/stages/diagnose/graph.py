@@ -1,6 +1,6 @@
 """An ONNX graph as the diagnosis reads it: never edited, indexed by tensor."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -9,6 +9,8 @@ import onnx
 from onnx import NodeProto, helper, numpy_helper
 
 Array = npt.NDArray[Any]
+Named = Callable[[str], tuple[str, str]]
+"""Layer and operator behind a tensor."""
 
 WEIGHTED = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})
 AFFINE = frozenset({"Add", "Div", "Mul", "Sub"})

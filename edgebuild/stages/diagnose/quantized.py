@@ -1,6 +1,6 @@
 """What the integers do to each tensor: ranges and scales beside the values that they are for."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -17,11 +17,9 @@ from edgebuild.stages.diagnose.findings import (
     WEIGHT_SCALE,
     Finding,
 )
-from edgebuild.stages.diagnose.graph import Graph, title
+from edgebuild.stages.diagnose.graph import Graph, Named, title
 from edgebuild.stages.diagnose.measure import Track, WeightError
 from edgebuild.stages.diagnose.switch import Weights
-
-Named = Callable[[str], tuple[str, str]]
 
 _TOO_WIDE, _WIDE = 5.0, 3.0  # times the range that the values need; a rare sample may well double it
 _EXCESS_DB, _SOME_EXCESS_DB = 9.0, 6.0

@@ -105,8 +105,7 @@ class Switched:
         """`outputs` with the switches `exact` at float and all others at integers."""
         on = frozenset(exact)
         flags = {a.switch: np.asarray(a.switch in on) for a in self.activations}
-        found: list[Array] = self._session(on.intersection(self._constants)).run(list(outputs), {**sample, **flags})
-        return found
+        return ran(self._session(on.intersection(self._constants)), outputs, {**sample, **flags})
 
     def _session(self, exact: frozenset[str]) -> Any:
         """The session with these weights in float. All and none of them are asked for again and again, others once."""
@@ -272,6 +271,15 @@ def session(model: onnx.ModelProto) -> Any:
 
 def _scalar(zero: Array | None) -> int:
     return 0 if zero is None else int(zero.reshape(-1)[0])
+
+
+def ran(runner: Any, names: Sequence[str], values: Sample) -> list[Array]:
+    """What a session gives; no name at all gives nothing. Raises ModelError."""
+    try:
+        found: list[Array] = runner.run(list(names), values) if names else []
+    except Exception as problem:  # classes of ONNX Runtime's own
+        raise ModelError(f"ONNX Runtime cannot run the graph for the report: {problem}", "check the model") from problem
+    return found
 
 
 def _dequantized(codes: Array, scale: Array, zero: Array | None, axis: int) -> Array:
