@@ -11,8 +11,8 @@ Array = np.ndarray[Any, Any]
 THRESHOLDS = np.linspace(0.5, 0.95, 10)
 MOST_BOXES = 100
 _POINTS = 100
-_GROUPS = 256
-"""For the bootstrap: pictures are drawn in at most so many groups, and a class's boxes counted in as many steps."""
+_GROUPS, _STEPS = 256, 100
+"""For the bootstrap: in how many groups pictures are drawn, and in how many steps a class's boxes counted, at most."""
 _TOLERANCE = 1e-9
 
 
@@ -68,7 +68,9 @@ class Precision:
     def resampled(self, truths: list[Array], draws: Callable[[int], Any]) -> Array:
         """Of resamples: `draws(count)` gives how often each of `count` groups of pictures is drawn, in parts."""
         groups = np.arange(len(truths)) * min(len(truths), _GROUPS) // len(truths)
-        parts = [self._average(truths, groups, weights, _GROUPS) for weights in draws(int(groups[-1]) + 1)]
+        parts = [
+            self._average(truths, groups, weights.astype(np.float32), _STEPS) for weights in draws(int(groups[-1]) + 1)
+        ]
         return np.asarray(np.concatenate(parts).mean(axis=1))
 
     def _average(self, truths: list[Array], groups: Array, weights: Array, steps: int | None) -> Array:
@@ -110,7 +112,7 @@ class _Curve:
 
     def _running(self, counts: Array) -> Array:
         """Sums up to each step, for every resample."""
-        table = np.zeros((self._weights.shape[1], self._width))
+        table = np.zeros((self._weights.shape[1], self._width), self._weights.dtype)
         np.add.at(table, (self._groups, self._step), counts)
         return np.cumsum(self._weights @ table, axis=1)
 
@@ -118,6 +120,7 @@ class _Curve:
         """Each of the 101 points of recall takes the best precision from there on."""
         precision = right / np.maximum(self._all, 1)
         best = np.maximum.accumulate(precision[:, ::-1], axis=1)[:, ::-1]
-        reached = np.floor(_POINTS * right / wanted[:, None] + _TOLERANCE) + 1
-        points = np.diff(reached, axis=1, prepend=0.0)
-        return np.asarray((best * points).sum(axis=1) / (_POINTS + 1))
+        # Exact where a box reaches a point: the product is a whole number, and so is then the quotient.
+        reached = np.floor(_POINTS * right / wanted[:, None].astype(right.dtype)) + 1
+        reached[:, 1:] -= reached[:, :-1].copy()
+        return np.asarray((best * reached).sum(axis=1) / (_POINTS + 1))

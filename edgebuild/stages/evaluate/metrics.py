@@ -5,6 +5,7 @@ float does. `auc`: area under the ROC curve of one score a sample, labels 0 and 
 percent. `cosine`: of all outputs, in 0..1.
 """
 
+import contextlib
 import math
 import time
 from collections.abc import Callable, Mapping
@@ -195,15 +196,15 @@ class Own:
         return Figures(of_float, of_int8, bootstrap.interval(drops), {"resamples": len(drops)})
 
     def _resampled(self) -> Array:
-        """Fewer than for other metrics when the function is slow; one that refuses a resample is asked for others."""
+        """Fewer than for other metrics when the function is slow, or refuses some (those of one class, say)."""
         rng, count, end = bootstrap.generator(), len(self._labels), time.monotonic() + _CUSTOM_SECONDS
         drops: list[float] = []
         for _ in range(bootstrap.RESAMPLES):
             drawn = rng.integers(count, size=count)
             labels = [self._labels[i] for i in drawn]
-            drops.append(
-                self._call([self._float[i] for i in drawn], labels) - self._call([self._int8[i] for i in drawn], labels)
-            )
+            with contextlib.suppress(RecipeError):
+                of_float, of_int8 = (self._call([side[i] for i in drawn], labels) for side in (self._float, self._int8))
+                drops.append(of_float - of_int8)
             if time.monotonic() > end:
                 break
         return np.array(drops)
