@@ -197,8 +197,11 @@ def conv_kernel(
     schedule: Blocking | None = None,
     bounds: Bounds = ANY,
     types: Types = BYTES,
+    limits: bool = False,
 ) -> Kernel:
-    """Arguments: input, weights, bias, multipliers, quant, [table uint8 [256]], output, which `into` places."""
+    """Arguments: input, weights, bias, multipliers, quant, [`limits`: lo − z_y and hi − z_y of each channel, float32,]
+    [table uint8 [256]], output, which `into` places.
+    """
     isa = types.gemm(isa)
     plan = ConvPlan(conv, isa, schedule)
     block = plan.blocking
@@ -209,6 +212,7 @@ def conv_kernel(
         ("bias", types.sums, count),
         ("scale", "float32", count),
         ("quant", "int32", QUANT_PARAMS),
+        *([("low", "float32", count), ("high", "float32", count)] if limits else []),
         *([("table", "uint8", 256)] if table else []),
         ("y", types.result, into.size if into else conv.pixels * conv.out_channels),
     ]
@@ -216,7 +220,7 @@ def conv_kernel(
     packed = _packed(plan)
     if _parts(plan, types) > 1:
         packed = _sums_start(plan) + block.rows * block.vectors * isa.lanes * 8 // item
-    func = kernel(args, _ConvBody(plan, into, bounds, types).emit, scratch=(isa.packed, packed))
+    func = kernel(args, _ConvBody(plan, into, bounds, types, limits=limits).emit, scratch=(isa.packed, packed))
     units = -(-conv.pixels // block.rows) * max(block.splits, conv.groups)
     return Kernel(func, tuple(a[1] for a in args), units, _grain(conv.macs, units), packed * item)
 
@@ -245,13 +249,15 @@ def _grain(macs: int, units: int) -> int:
 class _ConvBody:
     """Emits the loops of one convolution."""
 
-    def __init__(self, plan: ConvPlan, into: Into | None, bounds: Bounds, types: Types) -> None:
+    def __init__(self, plan: ConvPlan, into: Into | None, bounds: Bounds, types: Types, *, limits: bool) -> None:
         channels, self.bounds, self.types = plan.conv.out_channels, bounds, types
         self.stride, self.offset = (into.stride_of(channels), into.offset) if into else (channels, 0)
+        self.limited = limits
         self.plan, self.conv, self.isa, self.block = plan, plan.conv, plan.isa, plan.blocking
 
     def emit(self, body: Body) -> None:
-        self.x, self.w, self.bias, self.scale, quant, *table, self.y = body.buffers
+        self.x, self.w, self.bias, self.scale, quant, *more, self.y = body.buffers
+        self.limits, table = (more[:2], more[2:]) if self.limited else ([], more)
         self.packed, self.rolled = body.scratch, body.rolled
         self.epilogue = Epilogue(self.isa, quant, self.bounds, table[0] if table else None, self.types)
         splits = max(self.block.splits, self.conv.groups)
@@ -498,15 +504,17 @@ class _ConvBody:
         isa, conv = self.isa, self.conv
         count = min(isa.lanes, conv.group_outputs)
         adjacent = conv.group_outputs % isa.lanes == 0
-        places, scales = [], []
+        places, scales, limits = [], [], []
         for j in range(len(sums[0])):
             scales.append(T.bind(self.scale.load(base + j * isa.lanes, isa.lanes)))
+            ends = [T.bind(end.load(base + j * isa.lanes, isa.lanes)) for end in self.limits]
+            limits.append((ends[0], ends[1]) if ends else None)
             channel = T.max(0, T.min((vector + j) * isa.lanes, conv.group_outputs - isa.lanes))
             places.append(T.bind(first * self.stride + group * conv.group_outputs + channel + self.offset))
         pieces = [
-            Piece(acc, scale, place + i * self.stride, count, follows=adjacent and j > 0)
+            Piece(acc, scale, place + i * self.stride, count, adjacent and j > 0, ends)
             for i, row in enumerate(sums)
-            for j, (acc, scale, place) in enumerate(zip(row, scales, places, strict=True))
+            for j, (acc, scale, place, ends) in enumerate(zip(row, scales, places, limits, strict=True))
         ]
         self.epilogue.store(self.y, pieces)
 

@@ -13,7 +13,17 @@ import numpy as np
 from edgebuild.kernels.builder import Body, Cell, Expr, Kernel, T, cells, either, kernel, loop, shuffle, splat
 from edgebuild.kernels.conv import Conv
 from edgebuild.kernels.copy import Into, copy_run
-from edgebuild.kernels.epilogue import ANY, BYTES, QUANT_PARAMS, Bounds, Epilogue, Types, store_lanes, store_part
+from edgebuild.kernels.epilogue import (
+    ANY,
+    BYTES,
+    QUANT_PARAMS,
+    Bounds,
+    Epilogue,
+    Limits,
+    Types,
+    store_lanes,
+    store_part,
+)
 from edgebuild.kernels.isa import PACK, Isa, converted, interleave, interleave_order, parts
 
 _LEAST_LANES = 4
@@ -163,9 +173,10 @@ def depthwise_kernel(
     schedule: int | None = None,
     bounds: Bounds = ANY,
     types: Types = BYTES,
+    limits: bool = False,
 ) -> Kernel:
-    """Arguments: input, weights, bias, multipliers, quant, [table uint8 [256]], output, which `into` places. A unit is
-    a chunk of lines of one block.
+    """Arguments: input, weights, bias, multipliers, quant, [`limits`: lo − z_y and hi − z_y of each channel, float32,]
+    [table uint8 [256]], output, which `into` places. A unit is a chunk of lines of one block.
     """
     isa = types.depthwise(isa)
     plan = DepthwisePlan(conv, isa, schedule)
@@ -177,24 +188,29 @@ def depthwise_kernel(
         ("bias", "int32", lanes),
         ("scale", "float32", lanes),
         ("quant", "int32", QUANT_PARAMS),
+        *([("low", "float32", lanes), ("high", "float32", lanes)] if limits else []),
         *([("table", "uint8", 256)] if table else []),
         ("y", types.result, into.size if into else conv.pixels * conv.channels),
     ]
     units = conv.batch * plan.chunks * sum(s.blocks for s in plan.sections)
     grain = max(1, min(units, int(200_000 * units / max(conv.macs, 1))))
-    func = kernel(args, _DepthwiseBody(plan, into, bounds, types).emit, scratch=(isa.packed, plan.scratch))
+    func = kernel(
+        args, _DepthwiseBody(plan, into, bounds, types, limits=limits).emit, scratch=(isa.packed, plan.scratch)
+    )
     scratch = plan.scratch * np.dtype(isa.packed).itemsize
     return Kernel(func, tuple(a[1] for a in args), units, grain, scratch)
 
 
 class _DepthwiseBody:
-    def __init__(self, plan: DepthwisePlan, into: Into | None, bounds: Bounds, types: Types) -> None:
+    def __init__(self, plan: DepthwisePlan, into: Into | None, bounds: Bounds, types: Types, *, limits: bool) -> None:
+        self.limited = limits
         self.plan, self.conv, self.bounds, self.types = plan, plan.conv, bounds, types
         channels = plan.conv.channels
         self.stride, self.offset = (into.stride_of(channels), into.offset) if into else (channels, 0)
 
     def emit(self, body: Body) -> None:
-        self.x, self.w, self.bias, self.scale, self.quant, *self.table, self.y = body.buffers
+        self.x, self.w, self.bias, self.scale, self.quant, *more, self.y = body.buffers
+        self.limits, self.table = (more[:2], more[2:]) if self.limited else ([], more)
         self.ring, self.rolled = body.scratch, body.rolled
         first = 0
         for section in self.plan.sections:
@@ -340,8 +356,12 @@ class _DepthwiseBody:
         self, acc: list[list[Cell]], halves: list[list[Expr]], isa: Isa, lanes: Expr, vectors: range
     ) -> None:
         scales = [T.bind(self.scale.load(lanes + k * isa.lanes, isa.lanes)) for k in vectors]
+        limits: list[Limits] = [None for _ in vectors]
+        if self.limits:
+            low, high = ([T.bind(end.load(lanes + k * isa.lanes, isa.lanes)) for k in vectors] for end in self.limits)
+            limits = list(zip(low, high, strict=True))
         for column, found in zip(acc, halves, strict=True):
-            sums = [(cell.get(), scale) for cell, scale in zip(column, scales, strict=True)]
+            sums = [(cell.get(), scale, ends) for cell, scale, ends in zip(column, scales, limits, strict=True)]
             if self.types.result == "float32":
                 found += [self.epilogue.vector(*pair) for pair in sums]
                 continue

@@ -29,12 +29,15 @@ class Bounds:
 
 ANY = Bounds()
 
+Limits = tuple[Expr, Expr] | None
+
 
 @dataclass(frozen=True)
 class Piece:
     """One vector of accumulators with its multipliers, and where its first element goes.
 
-    `count` elements are stored; `follows`: they lie directly behind the piece before.
+    `count` elements are stored; `follows`: they lie directly behind the piece before. `limits`: lo − z_y and hi − z_y
+    of each lane, where they differ.
     """
 
     acc: Expr
@@ -42,6 +45,7 @@ class Piece:
     place: Expr
     count: int
     follows: bool = False
+    limits: Limits = None
 
 
 @dataclass(frozen=True)
@@ -89,27 +93,30 @@ class Epilogue:
         """f32(acc) · m: float32 [lanes]."""
         return (acc if self.types.wide else cast("float32", acc, lanes)) * multiplier
 
-    def word(self, acc: Expr, multiplier: Expr) -> Expr:
+    def word(self, acc: Expr, multiplier: Expr, limits: Limits = None) -> Expr:
         """The level plus z, clamped to [lo, hi]: int32 [lanes] that int16 holds."""
         lanes = self.isa.lanes
         bottom = cast("float32", cast("int32", self.low) - self.zero)
-        value = T.max(T.min(self.steps(acc, multiplier, lanes), splat(self.top, lanes)), splat(bottom, lanes))
+        low, high = limits or (splat(bottom, lanes), splat(self.top, lanes))
+        value = T.max(T.min(self.steps(acc, multiplier, lanes), high), low)
         return T.bind(self.isa.round(value, lanes) + splat(self.zero, lanes))
 
-    def vector(self, acc: Expr, multiplier: Expr) -> Expr:
+    def vector(self, acc: Expr, multiplier: Expr, limits: Limits = None) -> Expr:
         """One vector of a result that is not uint8."""
         if self.types.result == "int16":
-            return T.bind(cast("int16", self.word(acc, multiplier), self.isa.lanes))
+            return T.bind(cast("int16", self.word(acc, multiplier, limits), self.isa.lanes))
         return T.bind(self.steps(acc, multiplier, self.isa.lanes))
 
-    def level(self, acc: Expr, multiplier: Expr) -> Expr:
+    def level(self, acc: Expr, multiplier: Expr, limits: Limits = None) -> Expr:
         """rne(f32(acc) · m): int32 [lanes], not above hi − z where the conversion to int32 could overflow.
 
         Rounding and clamping to integers commute, so the other bounds are left to `half` and `block`.
         """
         lanes = self.isa.lanes
         value = self.steps(acc, multiplier, lanes)
-        if self.isa.reach < (math.inf if self.bounds.large else ROUNDED):
+        if limits is not None:
+            value = T.max(T.min(value, limits[1]), limits[0])
+        elif self.isa.reach < (math.inf if self.bounds.large else ROUNDED):
             value = T.min(value, splat(self.top, lanes))
         return T.bind(self.isa.round(value, lanes))
 
@@ -156,7 +163,7 @@ class Epilogue:
         """Stores every piece."""
         if self.types.result != "uint8":
             for piece in pieces:
-                value = self.vector(piece.acc, piece.multiplier)
+                value = self.vector(piece.acc, piece.multiplier, piece.limits)
                 store_lanes(target, piece.place, value, self.isa.lanes, 0, piece.count)
             return
         for start in range(0, len(pieces), PACK):
@@ -165,7 +172,7 @@ class Epilogue:
     def _store_block(self, target: Flat, pieces: Sequence[Piece]) -> None:
         lanes = self.isa.lanes
         filled = [pieces[min(i, len(pieces) - 1)] for i in range(PACK)]
-        levels = [self.level(piece.acc, piece.multiplier) for piece in filled]
+        levels = [self.level(piece.acc, piece.multiplier, piece.limits) for piece in filled]
         packed = self.block(self.half(*levels[:2]), self.half(*levels[2:]))
         start = 0
         for i, piece in enumerate(pieces):

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from edgebuild.reference.geometry import Window, counts, padded, tap, taps
-from edgebuild.reference.values import Array, Bytes, Params, View
+from edgebuild.reference.values import Array, Bound, Bytes, Params, View
 
 _LARGEST_WEIGHT = 128
 _INT64: np.dtype[Any] = np.dtype(np.int64)
@@ -20,23 +20,22 @@ def exact_float(terms: int, span: int) -> np.dtype[Any]:
     return np.dtype(np.float32 if terms * span * _LARGEST_WEIGHT < 1 << 24 else np.float64)
 
 
-def quantized(value: float, params: Params) -> float:
+def quantized(value: Bound, params: Params) -> Array:
     """Q(v) = rne(v / s) + z in float64; infinities stay."""
-    return float(np.rint(value / params.s)) + params.zero_point if np.isfinite(value) else value
+    return np.asarray(np.rint(np.asarray(value, np.float64) / params.s) + params.zero_point)
 
 
-def requantize(acc: Array, m: Array, params: Params, low: float, high: float) -> Bytes:
+def requantize(acc: Array, m: Array, params: Params, low: Bound, high: Bound) -> Bytes:
     """Requantize(acc, m, z, lo, hi) with the activation clip [low, high]; `m` (float32) broadcasts against `acc`."""
     return rounded(acc.astype(np.float32) * m.astype(np.float32), params, low, high)
 
 
-def rounded(scaled: Array, params: Params, low: float, high: float) -> Bytes:
+def rounded(scaled: Array, params: Params, low: Bound, high: Bound) -> Bytes:
     """Clip, rounding and zero point of Requantize, for float32 steps."""
     z = params.zero_point
-    least, most = float(params.least), float(params.most)
-    lo = np.float32(min(max(least, quantized(low, params)), most) - z)
-    hi = np.float32(max(min(most, quantized(high, params)), least) - z)
-    return (np.rint(np.minimum(np.maximum(scaled, lo), hi)) + z).astype(params.dtype)
+    lo, hi = (np.clip(quantized(bound, params), params.least, params.most) - z for bound in (low, high))
+    lo, hi = lo.astype(np.float32), hi.astype(np.float32)
+    return np.asarray(np.rint(np.minimum(np.maximum(scaled, lo), hi)) + z, params.dtype)
 
 
 def quantize(x: Array, params: Params) -> Bytes:
@@ -45,7 +44,7 @@ def quantize(x: Array, params: Params) -> Bytes:
     return np.asarray(np.minimum(np.maximum(q, params.least), params.most), params.dtype)
 
 
-def requantized(x: View, y: Params, low: float, high: float) -> Bytes:
+def requantized(x: View, y: Params, low: Bound, high: Bound) -> Bytes:
     """An activation of 16 bits in other parameters."""
     return rounded(_centred(x).astype(np.float32) * np.float32(x.params.s / y.s), y, low, high)
 
@@ -100,13 +99,13 @@ def matmul(x: View, weight: Array) -> Array:
     return np.asarray(_centred(x, kind) @ weight.astype(kind), np.int64)
 
 
-def product(a: View, b: View, y: Params, low: float, high: float) -> Bytes:
+def product(a: View, b: View, y: Params, low: Bound, high: Bound) -> Bytes:
     """Matmul of two activations: Σ_k (a[…, m, k] - z_a)·(b[…, k, n] - z_b)."""
     acc = np.matmul(_centred(a, np.dtype(np.float64)), _centred(b, np.dtype(np.float64))).astype(np.int32)
     return requantize(acc, np.asarray(np.float32(a.params.s * b.params.s / y.s)), y, low, high)
 
 
-def softmax(x: View, axis: int, y: Params, low: float, high: float) -> Bytes:
+def softmax(x: View, axis: int, y: Params, low: Bound, high: Bound) -> Bytes:
     """Integer exponentials of the distance to the largest value; their exact sum; one factor a row."""
     size = x.q.shape[axis]
     fraction = min(23, 30 - (size - 1).bit_length())
@@ -117,7 +116,7 @@ def softmax(x: View, axis: int, y: Params, low: float, high: float) -> Bytes:
 
 
 def layer_norm(
-    x: View, axis: int, gain: Array, offset: Array | None, epsilon: float, y: Params, low: float, high: float
+    x: View, axis: int, gain: Array, offset: Array | None, epsilon: float, y: Params, low: Bound, high: Bound
 ) -> Bytes:
     """Normalizes over the axes from `axis` on; the sums are exact."""
     axes = tuple(range(axis, x.q.ndim))
@@ -139,7 +138,7 @@ def bias(values: Array, x: Params, weight_scale: Array) -> Array:
     return np.asarray(np.rint(values.astype(np.float64) / (x.s * weight_scale.astype(np.float64))))
 
 
-def add(a: View, b: View, y: Params, low: float, high: float) -> Bytes:
+def add(a: View, b: View, y: Params, low: Bound, high: Bound) -> Bytes:
     """Residual add of two scales; in float32 where anything has 16 bits."""
     r_a, r_b = a.params.s / y.s, b.params.s / y.s
     if a.params.wide or b.params.wide or y.wide:
@@ -153,7 +152,7 @@ def add(a: View, b: View, y: Params, low: float, high: float) -> Bytes:
     return requantize(acc, np.asarray(2.0**-k), y, low, high)
 
 
-def mul(a: View, b: View, y: Params, low: float, high: float) -> Bytes:
+def mul(a: View, b: View, y: Params, low: Bound, high: Bound) -> Bytes:
     """Product of two tensors, with broadcasting; in float32 where anything has 16 bits."""
     m = np.float32(a.params.s * b.params.s / y.s)
     if a.params.wide or b.params.wide or y.wide:
@@ -166,7 +165,7 @@ def _centred(x: View, kind: np.dtype[Any] = _INT64) -> Array:
     return np.asarray(x.q.astype(kind) - kind.type(x.params.zero_point))
 
 
-def average_pool(x: View, w: Window, y: Params, low: float, high: float, *, include_pad: bool) -> Bytes:
+def average_pool(x: View, w: Window, y: Params, low: Bound, high: Bound, *, include_pad: bool) -> Bytes:
     """Average over windows; padding adds 0 and counts only with `include_pad`."""
     centred = padded(_centred(x), w, 0)
     acc: Array = np.zeros((*x.q.shape[:2], *w.output), np.int64)
@@ -176,7 +175,7 @@ def average_pool(x: View, w: Window, y: Params, low: float, high: float, *, incl
     return requantize(acc, _mean_multiplier(x.params, y, n), y, low, high)
 
 
-def mean(x: View, axes: tuple[int, ...], y: Params, low: float, high: float, *, keepdims: bool) -> Bytes:
+def mean(x: View, axes: tuple[int, ...], y: Params, low: Bound, high: Bound, *, keepdims: bool) -> Bytes:
     """Average over whole axes."""
     acc: Array = np.asarray(np.sum(_centred(x), axis=axes, keepdims=keepdims, dtype=np.int64))
     n = np.asarray(int(np.prod([x.q.shape[a] for a in axes])))

@@ -18,6 +18,7 @@ from edgebuild.reference.tables import BINARY, UNARY, table
 from edgebuild.reference.values import (
     ACTIVATIONS,
     Array,
+    Bound,
     Bytes,
     Chain,
     Dense,
@@ -211,9 +212,9 @@ def _quantize(node: Node, inputs: Inputs) -> Bytes:
             return integer.quantize(value.array(), params)
 
 
-def _requantized(view: View, y: Params, low: float = -np.inf, high: float = np.inf) -> Bytes:
+def _requantized(view: View, y: Params, low: Bound = -np.inf, high: Bound = np.inf) -> Bytes:
     """The bytes in other parameters, clipped: themselves where nothing changes."""
-    if low == -np.inf and high == np.inf and view.params == y:
+    if np.all(low == -np.inf) and np.all(high == np.inf) and view.params == y:
         return view.q
     if view.params.wide:
         return integer.requantized(view, y, low, high)
@@ -223,12 +224,16 @@ def _requantized(view: View, y: Params, low: float = -np.inf, high: float = np.i
 def _quantized(node: Node, inputs: Inputs) -> list[Value] | None:
     """The operator as section 7 sees it, or None where it is a float32 operator of section 8."""
     data = inputs[0] if inputs else None
+    if node.op in {"Max", "Min"} and isinstance(inputs[-1], Pending):
+        data = inputs[-1]
     if data is None or all(v is None or isinstance(v, _FLOAT_ONLY) for v in inputs):
         return None
 
     fallback = partial(_output, node, inputs, 0)
     if isinstance(data, Pending) and node.op in {"Relu", "Clip"}:
         return _clipped(node, data, inputs, fallback)
+    if isinstance(data, Pending) and node.op in {"Max", "Min"}:
+        return _limited(node, data, inputs, fallback)
     if node.op == "Add" and (finish := _with_bias(inputs)) is not None:
         return [_pending(finish, fallback)]
     if node.op == "MatMul" and (biased := _matmul_with_bias(node, inputs)) is not None:
@@ -257,10 +262,25 @@ def _clipped(node: Node, data: Pending, inputs: Inputs, fallback: Fallback) -> l
     if not all(map(_is_constant, inputs[1:])):
         return None
     low, high = float32.clip_bounds(node, _arrays(inputs))
-    low, high = -np.inf if low is None else low, np.inf if high is None else high
-    # A later clip acts on the earlier clip's bounds as well.
-    low, high = (min(max(bound, low), high) for bound in (data.low, data.high))
-    return [Pending(data.finish, fallback, low, high)]
+    return [_narrowed(data, -np.inf if low is None else low, np.inf if high is None else high, fallback)]
+
+
+def _narrowed(data: Pending, low: Bound, high: Bound, fallback: Fallback) -> Pending:
+    """A later clip acts on the earlier clip's bounds as well."""
+    lowest, highest = (np.minimum(np.maximum(bound, low), high) for bound in (data.low, data.high))
+    return Pending(data.finish, fallback, lowest, highest)
+
+
+def _limited(node: Node, data: Pending, inputs: Inputs, fallback: Fallback) -> list[Value] | None:
+    """Max or Min with a constant behind an operator with weights: one number, or one for each output channel."""
+    layer, others = data.finish, [v for v in inputs if v is not data]
+    if not isinstance(layer, _Layer) or len(inputs) != 2 or len(others) != 1:
+        return None
+    bound = others[0].data.astype(np.float64) if isinstance(others[0], Dense) and others[0].constant else None
+    if bound is None or np.isnan(bound).any() or not layer.takes(bound.shape):
+        return None
+    low, high = (bound, np.inf) if node.op == "Max" else (-np.inf, bound)
+    return [_narrowed(data, low, high, fallback)]
 
 
 def _moved(node: Node, data: View, inputs: Inputs) -> list[Bytes] | None:
@@ -323,7 +343,7 @@ def _composed(node: Node, arguments: list[Function | None], constants: list[Arra
     return None
 
 
-Finish = Callable[[Params, float, float], Bytes | None]
+Finish = Callable[[Params, Bound, Bound], Bytes | None]
 Cluster = Callable[[Node, Inputs], Finish | None]
 
 
@@ -347,7 +367,7 @@ def _bias(node: Node, value: Value | None, x: View, weight: Weight, channels: in
 class _Layer:
     """An operator with weights, per output channel: what it sums (once it is wanted), and its bias.
 
-    `shape` broadcasts one value a channel against the sums; `depth`: products in one of them.
+    `shape` broadcasts one value a channel against the sums, which have `rank` axes; `depth`: products in one of them.
     """
 
     x: Params
@@ -355,9 +375,19 @@ class _Layer:
     bias: Array
     sums: Callable[[], Array]
     depth: int
+    rank: int
+    channels: int
     shape: tuple[int, ...] = (-1,)
 
-    def __call__(self, y: Params, low: float, high: float) -> Bytes:
+    def takes(self, shape: tuple[int, ...]) -> bool:
+        """Whether a constant of this shape is one number, or one for each channel."""
+        if len(shape) > self.rank:
+            return False
+        axis = self.rank - len(self.shape)
+        full = (*[1] * (self.rank - len(shape)), *shape)
+        return full[axis] in (1, self.channels) and all(n == 1 for i, n in enumerate(full) if i != axis)
+
+    def __call__(self, y: Params, low: Bound, high: Bound) -> Bytes:
         m = integer.weight_multiplier(self.x, self.weight.scale, y)
         return integer.requantize(self._total(), m.reshape(self.shape), y, low, high)
 
@@ -394,7 +424,7 @@ def _conv(node: Node, inputs: Inputs) -> Finish | None:
         w = window(node.attributes, q.shape[2:], x.q.shape[2:])
         return integer.conv(x, q, w, node.attributes.get("group", 1))
 
-    return _Layer(x.params, weight, bias, sums, int(np.prod(q.shape[1:])), (-1, *(1,) * (q.ndim - 2)))
+    return _Layer(x.params, weight, bias, sums, int(np.prod(q.shape[1:])), q.ndim, len(q), (-1, *(1,) * (q.ndim - 2)))
 
 
 def _gemm(node: Node, inputs: Inputs) -> Finish | None:
@@ -411,7 +441,7 @@ def _gemm(node: Node, inputs: Inputs) -> Finish | None:
     if bias is None:
         return None
 
-    return _Layer(x.params, weight, bias, lambda: integer.matmul(x, matrix), len(matrix))
+    return _Layer(x.params, weight, bias, lambda: integer.matmul(x, matrix), len(matrix), 2, matrix.shape[1])
 
 
 def _matmul(_: Node, inputs: Inputs) -> Finish | None:
@@ -424,7 +454,12 @@ def _matmul(_: Node, inputs: Inputs) -> Finish | None:
     if found is None or found[1].q.ndim != 2 or (found[1].scale.size > 1 and found[1].axis % 2 != 1):
         return None
     x, weight = found
-    return _Layer(x.params, weight, np.zeros(1), lambda: integer.matmul(x, weight.q), len(weight.q))
+    return _matrix_layer(x, weight, np.zeros(1))
+
+
+def _matrix_layer(x: View, weight: Weight, bias: Array) -> _Layer:
+    depth, columns = weight.q.shape
+    return _Layer(x.params, weight, bias, lambda: integer.matmul(x, weight.q), depth, x.q.ndim, columns)
 
 
 def _matmul_with_bias(node: Node, inputs: Inputs) -> Callable[[Value], Finish | None] | None:
@@ -441,7 +476,7 @@ def _matmul_with_bias(node: Node, inputs: Inputs) -> Callable[[Value], Finish | 
         bias = _bias(node, value, x, weight, columns) if fits else None
         if bias is None:
             return None
-        return _Layer(x.params, weight, bias, lambda: integer.matmul(x, weight.q), len(weight.q))
+        return _matrix_layer(x, weight, bias)
 
     return biased
 
@@ -449,12 +484,11 @@ def _matmul_with_bias(node: Node, inputs: Inputs) -> Callable[[Value], Finish | 
 def _with_bias(inputs: Inputs) -> Finish | None:
     for pending, value in (inputs, inputs[::-1]):
         if isinstance(pending, Pending) and pending.biased is not None and value is not None:
-            unclipped = pending.low == -np.inf and pending.high == np.inf
-            return pending.biased(value) if unclipped else None
+            return None if pending.clipped else pending.biased(value)
     return None
 
 
-def _two(function: Callable[[View, View, Params, float, float], Bytes]) -> Cluster:
+def _two(function: Callable[[View, View, Params, Bound, Bound], Bytes]) -> Cluster:
     def cluster(_: Node, inputs: Inputs) -> Finish | None:
         a, b = inputs
         if not isinstance(a, View) or not isinstance(b, View) or _same(a, b):
@@ -526,7 +560,7 @@ def _concat(node: Node, inputs: Inputs) -> Finish | None:
     if len(views) != len(inputs):
         return None
 
-    def finish(y: Params, low: float, high: float) -> Bytes:
+    def finish(y: Params, low: Bound, high: Bound) -> Bytes:
         parts = [_requantized(v, y, low, high) for v in views]
         return np.concatenate(parts, axis=node.attributes["axis"])
 

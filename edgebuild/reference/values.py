@@ -17,6 +17,8 @@ import numpy.typing as npt
 Array = npt.NDArray[Any]
 Bytes = npt.NDArray[np.uint8 | np.uint16 | np.int16]
 Function = Callable[[Array], Array]
+Bound = float | Array
+"""An end of an activation clip: one number, or in float64 one for each channel, in a shape that broadcasts."""
 
 
 ACTIVATIONS = (np.dtype(np.uint8), np.dtype(np.uint16), np.dtype(np.int16))
@@ -135,11 +137,15 @@ class Pending(Deferred):
     `biased`: the same with a bias that an Add behind it brings, or None where the operator takes none.
     """
 
-    finish: Callable[[Params, float, float], Bytes | None]
+    finish: Callable[[Params, Bound, Bound], Bytes | None]
     fallback: Callable[[], Array]
-    low: float = -np.inf
-    high: float = np.inf
-    biased: "Callable[[Value], Callable[[Params, float, float], Bytes | None] | None] | None" = None
+    low: Bound = -np.inf
+    high: Bound = np.inf
+    biased: "Callable[[Value], Callable[[Params, Bound, Bound], Bytes | None] | None] | None" = None
+
+    @property
+    def clipped(self) -> bool:
+        return bool(np.any(self.low != -np.inf) or np.any(self.high != np.inf))
 
 
 @dataclass(frozen=True, eq=False)

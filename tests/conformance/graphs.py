@@ -929,3 +929,38 @@ def words_averaged_over_many(b: Builder) -> str:
     """More values than 32 bits add up."""
     x = b.words(b.node("Expand", b.wide(1, 2, 1, 5), b.constant([1, 2, 7000, 5], np.int64)))
     return b.words(b.node("GlobalAveragePool", x), 1e-4)
+
+
+@case
+def limits_of_channels(b: Builder) -> str:
+    """A clip whose ends are other for each channel, on layers of every kind."""
+
+    def limited(x: str, low: tuple[int, ...], high: tuple[int, ...]) -> str:
+        x = b.node("Max", x, b.constant(b.rng.uniform(-1, 0, low)))
+        return b.node("Min", b.constant(b.rng.uniform(0.5, 3, high)), x)
+
+    x = b.activation(1, 19, 7, 6)
+    y = b.quantized(limited(b.conv(x, 40, 19, 3, 3, pads=[1, 1, 1, 1]), (40, 1, 1), (1, 40, 1, 1)), 0.02, 60)
+    z = b.words(limited(b.node("Relu", b.conv(y, 40, 1, 3, 3, group=40, pads=[1, 1, 1, 1])), (), (40, 1, 1)), 1e-4, 9)
+    z = b.quantized(limited(b.conv(z, 43, 40, 1, 1), (1,), (43, 1, 1)), 0.02, 3)
+    flat = b.moved(z, "Reshape", b.constant([43, 42], np.int64))
+    return b.quantized(limited(b.node("MatMul", flat, b.weights(42, 9, axis=1)), (9,), (1, 1)), 0.02, 60)
+
+
+@case
+def limits_and_tables(b: Builder) -> str:
+    """Behind the clip a table, and behind that the place in a Concat."""
+    parts = []
+    for shape, attrs in (((21, 21, 1, 1), {}), ((21, 1, 3, 3), {"group": 21, "pads": [1, 1, 1, 1]})):
+        y = b.conv(b.activation(1, 21, 5, 7), *shape, **attrs)
+        y = b.quantized(b.node("Min", b.node("Relu", y), b.constant(b.rng.uniform(0.5, 3, (21, 1, 1)))), 0.02, 0)
+        parts.append(b.quantized(b.node("Sigmoid", y), 1 / 255, 0))
+    return b.quantized(b.node("Concat", *parts, axis=1), 0.005, 10)
+
+
+@case
+def limits_that_are_no_channels(b: Builder) -> str:
+    x = b.conv(b.activation(1, 6, 5, 7), 5, 6, 1, 1)
+    y = b.node("Relu", b.node("Min", x, b.constant(b.rng.uniform(0.5, 3, (5, 7)))))
+    z = b.node("Min", b.node("Add", b.quantized(y, 0.02, 0), b.activation(1, 5, 5, 7)), b.constant(np.ones((5, 1, 1))))
+    return b.quantized(b.node("Max", z, b.constant(-0.5)), 0.03)

@@ -18,7 +18,11 @@ _LARGEST_WEIGHT = 128
 _LARGEST_SUM = 2**31
 
 
-@dataclass(frozen=True)
+Bound = float | np.ndarray
+"""An end of a clip: one number, or behind an operator with weights one for each output channel."""
+
+
+@dataclass(frozen=True, eq=False)
 class Cluster:
     """`kind`: conv, gemm, matmul, product, softmax, layer_norm, add, mul, average, max, concat, moves, table.
 
@@ -31,14 +35,19 @@ class Cluster:
     end: Node
     nodes: tuple[Node, ...]
     sources: tuple[str, ...]
-    low: float = -math.inf
-    high: float = math.inf
+    low: Bound = -math.inf
+    high: Bound = math.inf
     bias: str = ""
 
     @property
     def name(self) -> str:
         """The tensor that it gives."""
         return str(self.end.outputs[0])
+
+    @property
+    def limited(self) -> bool:
+        """Whether each output channel has bounds of its own."""
+        return np.ndim(self.low) > 0 or np.ndim(self.high) > 0
 
     @property
     def floating(self) -> bool:
@@ -56,6 +65,9 @@ def match_float(graph: Graph, node: Node) -> Cluster | None:
 def match(graph: Graph, quantize: Node) -> Cluster | None:
     """The cluster that ends in a QuantizeLinear, or None when its input is a float32 value."""
     name = quantize.inputs[0]
+    layer = _limited_layer(graph, quantize)
+    if layer is not None:
+        return layer
     low, high, base = _strip_clips(graph, name)
     node = graph.producers.get(base)
     if node is not None:
@@ -70,35 +82,72 @@ def match(graph: Graph, quantize: Node) -> Cluster | None:
     return Cluster("table", quantize, (), (source,)) if source is not None and tabulated else None
 
 
-def _strip_clips(graph: Graph, name: str) -> tuple[float, float, str]:
-    """Walk back over Relu and Clip; the bounds compose because each clamp is monotone."""
-    low, high = -math.inf, math.inf
-    while (node := graph.producers.get(name)) is not None and node.op in ("Relu", "Clip"):
-        if any(graph.constant(i) is None for i in node.inputs[1:] if i):
+def _limited_layer(graph: Graph, quantize: Node) -> Cluster | None:
+    """An operator with weights behind which bounds may be a Max or Min, also one for each channel."""
+    low, high, base = _strip_clips(graph, quantize.inputs[0], limits=True)
+    node = graph.producers.get(base)
+    layer = None if node is None else _layer(graph, quantize, *_biased(graph, node))
+    if layer is None:
+        return None
+    shape = graph.shape(base)
+    ends = [_by_channel(bound, shape, 1 if layer.kind == "conv" else len(shape) - 1) for bound in (low, high)]
+    if ends[0] is None or ends[1] is None:
+        return None
+    return replace(layer, low=ends[0], high=ends[1])
+
+
+def _by_channel(bound: Bound, shape: tuple[int, ...], axis: int) -> Bound | None:
+    """A constant that broadcasts against a result: a number, or a vector of its channels; None for anything else."""
+    if np.ndim(bound) > len(shape):
+        return None
+    full = (*[1] * (len(shape) - np.ndim(bound)), *np.shape(bound))
+    if full[axis] not in (1, shape[axis]) or any(n != 1 for i, n in enumerate(full) if i != axis):
+        return None
+    flat = np.reshape(bound, -1)
+    return flat if full[axis] > 1 else float(flat[0])
+
+
+def _strip_clips(graph: Graph, name: str, *, limits: bool = False) -> tuple[Bound, Bound, str]:
+    """Walk back over Relu and Clip, with `limits` also over a Max or Min with a constant; the bounds compose because
+    each clamp is monotone.
+    """
+    low: Bound = -math.inf
+    high: Bound = math.inf
+    while (node := graph.producers.get(name)) is not None:
+        found = _limit(graph, node) if limits and node.op in ("Max", "Min") else _clip(graph, node)
+        if found is None:
             break
-        a, b = _bounds(graph, node)
-        if low == -math.inf and high == math.inf:
-            low, high = a, b
-        else:
-            low, high = max(low, min(a, high)), min(high, max(b, low))
-        name = node.inputs[0]
+        a, b, name = found
+        low, high = np.maximum(low, np.minimum(a, high)), np.minimum(high, np.maximum(b, low))
     return low, high, name
 
 
-def _bounds(graph: Graph, node: Node) -> tuple[float, float]:
+def _clip(graph: Graph, node: Node) -> tuple[float, float, str] | None:
+    """Bounds and input of a Relu or a Clip with constant bounds."""
     if node.op == "Relu":
-        return 0.0, math.inf
-    low = graph.need_constant(node, 1) if node.input(1) else np.float32(-math.inf)
-    high = graph.need_constant(node, 2) if node.input(2) else np.float32(math.inf)
-    return float(np.float64(np.reshape(low, ()))), float(np.float64(np.reshape(high, ())))
+        return 0.0, math.inf, node.inputs[0]
+    if node.op != "Clip" or any(graph.constant(i) is None for i in node.inputs[1:] if i):
+        return None
+    low, high = (graph.need_constant(node, i) if node.input(i) else None for i in (1, 2))
+    return (
+        -math.inf if low is None else float(np.float64(np.reshape(low, ()))),
+        math.inf if high is None else float(np.float64(np.reshape(high, ()))),
+        node.inputs[0],
+    )
 
 
-def _operator(graph: Graph, quantize: Node, node: Node, low: float, high: float) -> Cluster | None:
-    operator, bias = _biased(graph, node)
-    layer = _layer(graph, quantize, operator, bias)
-    if layer is not None:
-        return replace(layer, low=low, high=high)
-    node = operator
+def _limit(graph: Graph, node: Node) -> tuple[Bound, Bound, str] | None:
+    """Bounds and input of a Max or Min with one constant."""
+    constants = [(i, value) for i, name in enumerate(node.inputs) if (value := graph.constant(name)) is not None]
+    if len(node.inputs) != 2 or len(constants) != 1 or np.isnan(constants[0][1]).any():
+        return None
+    place, value = constants[0]
+    bound = value.astype(np.float64)
+    return (bound, math.inf, node.inputs[1 - place]) if node.op == "Max" else (-math.inf, bound, node.inputs[1 - place])
+
+
+def _operator(graph: Graph, quantize: Node, node: Node, low: Bound, high: Bound) -> Cluster | None:
+    node, _ = _biased(graph, node)
     kind = _attention(graph, node) or _on_activations(graph, node)
     if not kind:
         return None

@@ -14,7 +14,7 @@ from edgebuild.kernels.depthwise import DepthwisePlan, depthwise_kernel, is_dept
 from edgebuild.kernels.elementwise import Binary, binary_kernel
 from edgebuild.kernels.epilogue import ROUNDED, Bounds, Types
 from edgebuild.kernels.pool import Pool, average_pool_kernel, max_pool_kernel
-from edgebuild.stages.compile.clusters import Cluster, fits, integer_bias, layer_bias, quant_of, reduce_axes
+from edgebuild.stages.compile.clusters import Bound, Cluster, fits, integer_bias, layer_bias, quant_of, reduce_axes
 from edgebuild.stages.compile.graph import Graph, Node, Quant, stored
 from edgebuild.stages.compile.moves import Mover, expanded
 from edgebuild.stages.compile.tables import unary_table
@@ -129,20 +129,31 @@ class IntegerLowering:
                   for part, array in zip(("weights", "bias", "multiplier"), constants, strict=True)]  # fmt: skip
         sums = np.abs(weights.reshape(len(weights), -1).astype(np.int64)).sum(axis=1) * quant_x.span + np.abs(integers)
         bounds = clamps(cluster, float((sums * multipliers).max(initial=0.0)))
+        for part, values in self._limits(cluster, conv.out_channels).items():
+            inputs.append(self.emit.constant(f"{name}:{part}", plan.pack_channels(values).reshape(-1)))
         out = self.emit.tensor(name, types.result, shape, order)
         self.emit.call(
             kind,
             node.name,
             make,
             conv,
-            [x, *inputs, params],
+            [x, *inputs[:3], params, *inputs[3:]],
             out,
             integer=True,
             macs=conv.macs,
             bounds=bounds,
             types=types,
+            limits=cluster.limited,
         )
         return out
+
+    def _limits(self, cluster: Cluster, channels: int) -> dict[str, np.ndarray]:
+        """The kernel's `limits`: lo − z_y and hi − z_y of each channel."""
+        if not cluster.limited:
+            return {}
+        quant = self.graph.quant(cluster.end)
+        ends = {"low": _levels(cluster.low, quant), "high": _levels(cluster.high, quant)}
+        return {k: np.broadcast_to(v - quant.zero, (channels,)).astype(np.float32) for k, v in ends.items()}
 
     def _multipliers(self, cluster: Cluster, quant_x: Quant, w_scale: np.ndarray) -> np.ndarray:
         """What a unit of the accumulator is worth, in steps of the output or in float32."""
@@ -375,13 +386,17 @@ def _next(cluster: Cluster, node: Node) -> str:
 
 
 def _clip_range(cluster: Cluster, quant: Quant) -> tuple[int, int]:
-    """SPEC section 7: lo and hi of an activation clip."""
+    """SPEC section 7: lo and hi of an activation clip; of one that differs by channel the ends of the type."""
+    if cluster.limited:
+        return quant.least, quant.most
+    low, high = (int(_levels(bound, quant)) for bound in (cluster.low, cluster.high))
+    return low, high
 
-    def level(value: float) -> float:
-        return float(np.rint(value / quant.scale) + quant.zero) if math.isfinite(value) else value
 
-    low, high = max(float(quant.least), level(cluster.low)), min(float(quant.most), level(cluster.high))
-    return int(min(low, quant.most)), int(max(high, quant.least))
+def _levels(bound: Bound, quant: Quant) -> np.ndarray:
+    """A bound as integers of the type."""
+    level = np.rint(np.asarray(bound, np.float64) / quant.scale) + quant.zero
+    return np.asarray(np.clip(level, quant.least, quant.most))
 
 
 def clamps(cluster: Cluster, largest: float) -> Bounds:
@@ -389,7 +404,8 @@ def clamps(cluster: Cluster, largest: float) -> Bounds:
 
     Scales that reach ROUNDED are absurd; only then does the code depend on values.
     """
-    return Bounds(cluster.low > -math.inf, cluster.high < math.inf, largest >= ROUNDED / 2)
+    low, high = bool(np.any(cluster.low > -math.inf)), bool(np.any(cluster.high < math.inf))
+    return Bounds(low and not cluster.limited, high and not cluster.limited, largest >= ROUNDED / 2)
 
 
 def _float_bits(value: float) -> int:
