@@ -199,14 +199,15 @@ class Comparison:
         return nearness(self._float, self._store.array(parts, make))
 
     def all(self) -> dict[str, Nearness | str]:
-        """By name; what fails says why."""
-        found: dict[str, Nearness | str] = {OURS: self.ours()}
+        """By name; what fails says why. Ours comes last: what others gave is kept by then."""
+        found: dict[str, Nearness | str] = {}
         for quantizer in QUANTIZERS:
             try:
                 found[quantizer.name] = self.theirs(quantizer)
             except Exception as reason:  # whatever other people's code raises
                 found[quantizer.name] = f"{type(reason).__name__}: {str(reason).splitlines()[0][:120]}"
                 says(f"  {quantizer.name}: {found[quantizer.name]}")
+        found[OURS] = self.ours()
         return found
 
 
