@@ -231,7 +231,8 @@ def _cells(row: Report) -> tuple[object, ...]:
     first, last = row["range"]
     return (
         made, row["tensor"], _decibels(row["sqnr_db"]), _decibels(row["local_db"]), median,
-        f"{100 * row['used']:.0f} %", f"{100 * sum(row['clipped']):.2g} %", f"{row['outlier_ratio']:.3g}×", f"{first:.4g}", f"{last:.4g}",
+        f"{100 * row['used']:.0f} %", f"{100 * sum(row['clipped']):.2g} %", f"{row['outlier_ratio']:.3g}×",
+        f"{first:.4g}", f"{last:.4g}",
     )  # fmt: skip
 
 

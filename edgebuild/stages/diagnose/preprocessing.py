@@ -18,7 +18,10 @@ from edgebuild.stages.diagnose.measure import Moments
 
 _BYTE = (1 / 255, 1 / 256, 1 / 127.5, 1 / 128, 1 / 127)
 _SAME = 0.02
-_FAR, _OFF, _SHIFTED = 5.0, 2.5, 1.0  # log2 of the variance's ratio, and standard deviations of the mean's shift
+# BatchNormalization: log2 of the variance's ratio, and standard deviations by which the mean moved. Healthy networks
+# on other pictures than in training show at most 0.6 and 0.2.
+_FAR, _OFF, _NOTABLE = 5.0, 2.0, 1.5
+_MOVED, _SHIFTED = 0.6, 1.0
 _NARROWEST, _WIDEST, _RAW = 0.2, 8.0, 60.0  # widths of the range of a picture's values
 _STILL = 0.05  # standard deviation by root mean square of an input that hardly varies
 
@@ -203,19 +206,22 @@ def _first_norm(network: Network, layer: NodeProto) -> dict[str, Any] | None:
 def _norm_says(norm: dict[str, Any] | None, moments: Moments | None, *, unusual: bool) -> tuple[str, int]:
     """What BatchNormalization remembers, and how much that weighs: 0, 1, or 2 (enough alone).
 
-    More variance than in training, at an input of a usual range, is the layer's doing: its weights, not its data.
+    Far more variance than in training, at an input of a usual range, is the layer's doing: its weights, not its data.
     """
     if norm is None:
         return "", 0
     ratio, shift = norm["log2_variance_ratio"], norm["mean_shift_in_std"]
-    if abs(ratio) < _OFF or (abs(ratio) < _FAR and shift < _SHIFTED):
+    if abs(ratio) < _NOTABLE or (abs(ratio) < _OFF and shift < _MOVED):
         return "", 0
+    strong = abs(ratio) >= _FAR or shift >= _SHIFTED
     text = (
         f"{norm['layer']} remembers training data whose standard deviation was {2 ** (-ratio / 2):.3g} times as large, "
         f"and whose mean lies {shift:.2g} standard deviations away (median of {norm['channels']} channels)."
     )
     raw = moments is not None and float(moments.high.max() - moments.low.min()) >= _RAW
-    return (text, 2) if ratio < 0 or unusual or raw else ("", 0)
+    if ratio > _FAR and not (unusual or raw):
+        return "", 0
+    return text, 2 if strong else 1
 
 
 def _looked(layer: NodeProto, steps: list[Step], moments: Moments | None) -> dict[str, Any]:
