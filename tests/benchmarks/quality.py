@@ -6,6 +6,9 @@
 near the outputs stay to float's, beside ONNX Runtime's static quantization and NNCF's, on the same samples. --fast runs
 our QDQ graph in ONNX Runtime instead of building and running the bundle; what others gave is kept in
 ~/.cache/edgebuild-quality ($EDGEBUILD_QUALITY_CACHE), so that only ours is made again.
+
+ONNX Runtime's entropy calibration comes out as min-max: its 128 bins leave it one range to choose from, and
+quantize_static has no option for more.
 """
 
 import argparse
