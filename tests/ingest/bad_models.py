@@ -465,6 +465,23 @@ behind("attribute that is missing", "Concat", "Concat", "'bad'", hint="again")
 behind("shapes that do not broadcast", "Add", "Add 'bad'", hint="again", constants=(np.ones((1, 4, 5, 5), np.float32),))
 behind("types that do not fit", "Add", "Add 'bad'", hint="again", constants=(np.ones((1, 4, 6, 6), np.int64),))
 behind("too few inputs", "Add", "Add", "'bad'", hint="again")
+behind("input that is absent", "Max", "Max 'bad'", "input 1", hint="again", constants=(None, np.float32(1)))
+behind(
+    "window of 2^31",
+    "MaxPool",
+    "MaxPool 'bad'",
+    "kernel_shape",
+    hint="again",
+    kernel_shape=[1, 2**31],
+    auto_pad="SAME_UPPER",
+)
+behind("gain of another size", "LayerNormalization", "LayerNormalization 'bad'", hint="again",
+       constants=(np.ones((2, 1, 6), np.float32),))  # fmt: skip
+behind("groups of channels that do not divide", "GroupNormalization", "GroupNormalization 'bad'", hint="again",
+       constants=(np.ones(4, np.float32), np.ones(4, np.float32)), num_groups=3)  # fmt: skip
+raw("name that is no UTF-8", lambda: good().SerializeToString().replace(b"relu", b"re\xffu"), "no UTF-8")
+behind("scales of too few axes", "Resize", "Resize", "'bad'|bad:", hint="again|static|replace", stage="any",
+       constants=(None, np.float32([2, 2])))  # fmt: skip
 behind("reshape to another number", "Reshape", "Reshape 'bad'", hint="again", constants=(np.array([7, 7]),))
 behind("reshape to a negative size", "Reshape", "Reshape 'bad'", hint="again", constants=(np.array([-2, 72]),))
 behind("concatenation of what does not fit", "Concat", "Concat 'bad'", hint="again", axis=1,

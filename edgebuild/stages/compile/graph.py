@@ -77,7 +77,7 @@ class Node:
 
     def text(self, name: str, default: str) -> str:
         value = self.attrs.get(name, default)
-        return value.decode() if isinstance(value, bytes) else str(value)
+        return value.decode(errors="replace") if isinstance(value, bytes) else str(value)
 
     def unsupported(self, why: str) -> ModelError:
         return ModelError(

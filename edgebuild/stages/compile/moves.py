@@ -221,7 +221,9 @@ def _pad(mover: Mover, node: Node, value: Value, fill: np.ndarray) -> dict[str, 
         raise node.unsupported(f"padding mode {mode}")
     for axis in range(rank):
         if before[axis] or after[axis]:
-            index = np.pad(np.arange(value.shape[axis]), (before[axis], after[axis]), mode=mode)  # type: ignore[call-overload]
+            amounts = before[axis], after[axis]
+            kept = np.arange(value.shape[axis])[max(0, -amounts[0]) : value.shape[axis] - max(0, -amounts[1])]
+            index = np.pad(kept, [max(0, n) for n in amounts], mode=mode)  # type: ignore[call-overload]
             value = mover.gather(f"{name}:{axis}", value, axis, index)
     return {name: value}
 
@@ -292,7 +294,9 @@ def resize_scales(graph: Graph, node: Node, size: Sequence[int], out: Sequence[i
     scales = [o / s for s, o in zip(size, out, strict=True)]
     given = graph.need_constant(node, 2) if node.input(2) else None
     if given is not None and given.size:
-        for axis, scale in zip(axes, given.tolist(), strict=True):
+        if given.size != len(axes):
+            raise node.unsupported(f"{given.size} scales for {len(axes)} axes")
+        for axis, scale in zip(axes, given.reshape(-1).tolist(), strict=True):
             scales[axis] = float(scale)
     return scales
 

@@ -7,7 +7,7 @@ what neither onnx.checker nor shape inference looks at. onnx.checker has the las
 import math
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -25,6 +25,7 @@ CONVERTED = 18
 """The opset that older models are converted to."""
 _MOST_PORTS = 200
 _LONGEST_NAME = 200
+_LARGEST_WINDOW = 1 << 16  # of kernels, strides, dilations and pads
 _AGAIN = "export the model again"
 _BYTES = {code: onnx.helper.tensor_dtype_to_np_dtype(code).itemsize for code in TensorProto.DataType.values()
           if code not in (TensorProto.UNDEFINED, TensorProto.STRING)}  # fmt: skip
@@ -50,23 +51,33 @@ def check_graph(model: ModelProto, name: str) -> None:
         _check_tensor(tensor, name)
     _check_names(model.graph, name)
     _check_operators(model, name)
+    _check_absent(model, name)
     _check_order(model.graph, name)
     _check_training(model.graph, name)
     _check_rest(model, name)
 
 
 def check_text(model: ModelProto, name: str) -> None:
-    """Protobuf hands text that is no UTF-8 on as bytes, which nothing here expects. Raises ModelError."""
-    graph = model.graph
-    values = (*graph.input, *graph.output, *graph.initializer, *graph.value_info)
-    texts = [value.name for value in values] + [opset.domain for opset in model.opset_import]
-    texts += [text for tensor in graph.initializer for e in tensor.external_data for text in (e.key, e.value)]
-    texts += [dim.dim_param for value in graph.input for dim in value.type.tensor_type.shape.dim]
-    for node in graph.node:
-        texts += [node.name, node.op_type, node.domain, *node.input, *node.output, *(a.name for a in node.attribute)]
-    wrong = next((text for text in texts if not isinstance(text, str)), None)
+    """Protobuf hands text that is no UTF-8 on as bytes, which nothing expects. Raises ModelError."""
+    wrong = next((text for text in _texts(model) if isinstance(text, bytes)), None)
     if wrong is not None:
-        raise ModelError(f"{name}: a name in it is no UTF-8 ({wrong!r})", "export or download the file again")
+        shown = wrong[:_LONGEST_NAME].decode(errors="backslashreplace")
+        raise ModelError(f"{name}: a name in it is no UTF-8 ('{shown}')", "export or download the file again")
+
+
+def _texts(message: Any) -> Iterator[str | bytes]:
+    """Every text of a message; of a tensor, whose values may be large, what stands beside them."""
+    if isinstance(message, TensorProto):
+        yield message.name
+        yield from (text for entry in message.external_data for text in (entry.key, entry.value))
+        return
+    for field, value in message.ListFields():
+        many = value if isinstance(value, Iterable) and not isinstance(value, str | bytes) else (value,)
+        if field.type == field.TYPE_MESSAGE:
+            for part in many:
+                yield from _texts(part)
+        elif field.type == field.TYPE_STRING:
+            yield from many
 
 
 def inference_error(reason: Exception, name: str) -> ModelError:
@@ -287,6 +298,19 @@ def _check_operators(model: ModelProto, name: str) -> None:
             )
 
 
+def _check_absent(model: ModelProto, name: str) -> None:
+    """Only inputs that an operator can do without are absent."""
+    opset = max((o.version for o in model.opset_import if o.domain in STANDARD_DOMAINS), default=MAX_OPSET)
+    for node in model.graph.node:
+        if all(node.input) or not onnx.defs.has(node.op_type, node.domain):
+            continue
+        formal = onnx.defs.get_schema(node.op_type, opset, "").inputs
+        for place, given in enumerate(node.input):
+            kind = formal[min(place, len(formal) - 1)] if formal else None
+            if not given and kind is not None and kind.option != onnx.defs.OpSchema.FormalParameterOption.Optional:
+                raise ModelError(f"{name}: {where(node)} has no input {place} ({kind.name})", _AGAIN)
+
+
 def _check_training(graph: GraphProto, name: str) -> None:
     constants = {tensor.name: tensor for tensor in graph.initializer}
     constants |= {node.output[0]: a.t for node in graph.node if node.op_type == "Constant"
@@ -351,8 +375,9 @@ def _conv(known: Known, node: NodeProto) -> str:
     group, turned = int(given.get("group", 1)), node.op_type == "ConvTranspose"
     if group < 1:
         return f"group is {group}"
-    if given.get("auto_pad", b"NOTSET") not in _AUTO_PADS:
-        return f"auto_pad is '{given['auto_pad'].decode(errors='replace')}'"
+    problem = _window(known, node)
+    if problem:
+        return problem
     if x is None or w is None or len(w) < 2 or len(x) < 2:
         return ""
     needed, outputs = (w[0], w[1] * group) if turned else (w[1] * group, w[0])
@@ -365,9 +390,46 @@ def _conv(known: Known, node: NodeProto) -> str:
     return ""
 
 
-def _pool(_: Known, node: NodeProto) -> str:
-    mode = _attributes(node).get("auto_pad", b"NOTSET")
-    return "" if mode in _AUTO_PADS else f"auto_pad is '{mode.decode(errors='replace')}'"
+def _window(_: Known, node: NodeProto) -> str:
+    """A pool, or a convolution as far as it is one."""
+    given = _attributes(node)
+    mode = given.get("auto_pad", b"NOTSET")
+    if mode not in _AUTO_PADS:
+        return f"auto_pad is '{mode.decode(errors='replace')}'"
+    for part in ("kernel_shape", "strides", "dilations", "pads"):
+        largest = max(given.get(part, ()), default=0)
+        if largest > _LARGEST_WINDOW:
+            return f"{part} holds {largest}; the most is {_LARGEST_WINDOW}"
+    return ""
+
+
+def _affine(known: Known, node: NodeProto) -> str:
+    """Gain and offset of a normalization along the channels, or groups of them."""
+    x, groups = _input(known, node, 0), _attributes(node).get("num_groups")
+    for place in (1, 2):
+        shape = _input(known, node, place)
+        if x is not None and shape is not None and (len(x) < 3 or shape not in ((x[1],), (groups,))):
+            return f"gain or offset has the shape {list(shape)}, the input {list(x)}"
+    if x is not None and groups is not None and (groups < 1 or x[1] % groups):
+        return f"{x[1]} channels cannot make {groups} groups"
+    return ""
+
+
+def _layer_norm(known: Known, node: NodeProto) -> str:
+    x, axis = _input(known, node, 0), int(_attributes(node).get("axis", -1))
+    if x is None:
+        return ""
+    if not -len(x) <= axis < len(x):
+        return f"axis {axis} is outside of the shape {list(x)}"
+    for place in (1, 2):
+        shape = _input(known, node, place)
+        if shape is not None and not _broadcasts(shape, x[axis % len(x) :]):
+            return f"gain or offset of shape {list(shape)} does not broadcast to {list(x[axis % len(x) :])}"
+    return ""
+
+
+def _broadcasts(shape: tuple[int, ...], to: tuple[int, ...]) -> bool:
+    return len(shape) <= len(to) and all(s in (1, n) for s, n in zip(shape[::-1], to[::-1], strict=False))
 
 
 def _normalization(known: Known, node: NodeProto) -> str:
@@ -409,8 +471,7 @@ def _slope(known: Known, node: NodeProto) -> str:
     x, slope = _input(known, node, 0), _input(known, node, 1)
     if x is None or slope is None:
         return ""
-    fits = len(slope) <= len(x) and all(s in (1, n) for s, n in zip(slope[::-1], x[::-1], strict=False))
-    return "" if fits else f"slopes of shape {list(slope)} do not broadcast to {list(x)}"
+    return "" if _broadcasts(slope, x) else f"slopes of shape {list(slope)} do not broadcast to {list(x)}"
 
 
 def _division(known: Known, node: NodeProto) -> str:
@@ -431,7 +492,7 @@ def _steps(known: Known, node: NodeProto) -> str:
 
 
 _LAYERS: Mapping[str, Callable[[Known, NodeProto], str]] = {
-    "AveragePool": _pool,
+    "AveragePool": _window,
     "BatchNormalization": _normalization,
     "Conv": _conv,
     "ConvTranspose": _conv,
@@ -439,7 +500,11 @@ _LAYERS: Mapping[str, Callable[[Known, NodeProto], str]] = {
     "Div": _division,
     "Gather": _gather,
     "GatherElements": _gather,
-    "MaxPool": _pool,
+    "GroupNormalization": _affine,
+    "InstanceNormalization": _affine,
+    "LayerNormalization": _layer_norm,
+    "LpPool": _window,
+    "MaxPool": _window,
     "PRelu": _slope,
     "QuantizeLinear": _scale,
     "Reshape": _reshape,
