@@ -61,8 +61,14 @@ def test_all_windows_of_a_sound(tmp_path: Path) -> None:
     assert len(items(tmp_path, SOUND, 2)) == 2
 
 
+def test_sounds_without_a_description(tmp_path: Path) -> None:
+    with pytest.raises(CalibrationError, match=r"holds sounds, and no set\.toml") as caught:
+        load_set(sounds(tmp_path) / "wav")
+    assert "sample_rate" in caught.value.hint
+
+
 def test_sounds_with_labels(tmp_path: Path) -> None:
-    (tmp_path / "labels.csv").write_text("file,label\nb.wav,3\n")
+    (tmp_path / "labels.csv").write_text("\ufefffile,label\nb.wav,3\n", encoding="utf-8")
     assert [label for _, label in items(sounds(tmp_path, 'labels = "labels.csv"'), SOUND)] == [3]
 
 

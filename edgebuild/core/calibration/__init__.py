@@ -35,7 +35,7 @@ from typing import Literal
 import numpy as np
 
 from edgebuild.core import digest
-from edgebuild.core.calibration import images
+from edgebuild.core.calibration import audio, images
 from edgebuild.core.calibration.arrays import Npy, Npz
 from edgebuild.core.calibration.audio import Audio
 from edgebuild.core.calibration.images import ImageArray, Images
@@ -151,12 +151,21 @@ def load_set(place: Path, split: Split = "calibration") -> CalibrationSet:
     if split == "test":
         raise CalibrationError(f"{place}: has no held-out part", f"describe it in {SET_FILE} with a table [test]")
     if place.is_dir():
+        _check_pictures(place)
         return CalibrationSet(place.name, "", place, Images(place, None, "center-crop"))
     if place.suffix == ".npz":
         return CalibrationSet(place.stem, "", place, Npz(place))
     if place.suffix == ".npy":
         return CalibrationSet(place.stem, "", place, Npy(place, None))
     raise CalibrationError(f"{place}: is neither a folder of images nor an .npz or .npy file", NEVER_RANDOM)
+
+
+def _check_pictures(folder: Path) -> None:
+    kinds = {path.suffix.lower() for path in folder.rglob("*")}
+    if audio.SUFFIX in kinds and not kinds.intersection(images.SUFFIXES):
+        raise CalibrationError(
+            f"{folder}: holds sounds, and no {SET_FILE} that describes them", 'kind = "audio", sample_rate = …'
+        )
 
 
 def has_test(place: Path) -> bool:

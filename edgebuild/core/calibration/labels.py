@@ -45,7 +45,7 @@ def read_labels(place: Path, samples: list[Path], root: Path) -> Labels:
     if place.is_dir():
         return Labels({}, {_relative(path, root): _yolo(place / f"{path.stem}.txt") for path in samples})
     try:
-        with place.open(newline="", encoding="utf-8") as file:
+        with place.open(newline="", encoding="utf-8-sig") as file:  # spreadsheets begin it with a mark
             reader = csv.DictReader(file)
             rows = list(reader)
         return _of_rows(rows, list(reader.fieldnames or ()), _Names(samples, root), place)
