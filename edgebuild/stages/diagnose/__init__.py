@@ -52,11 +52,13 @@ def diagnose(
 ) -> dict[str, Any]:
     """Compares the network as it came (`original`), as it was rounded (`floating`), and its integers (`qdq`).
 
+    Of a model that came quantized, `floating` is what its integers stand for, and `qdq` is `original`, perhaps mended.
     `samples` is read up to `limit` samples at most. `calibrated_on`: how many samples the ranges come from. Raises
     ModelError when ONNX Runtime cannot run one of the graphs.
     """
     passed_through = any(n.op_type == "QuantizeLinear" for n in original.graph.node)
-    switched = Switched(qdq, None if passed_through else floating)
+    # A model that came quantized is looked at as it came: what edgebuild mends in it is a finding, too.
+    switched = Switched(original, None) if passed_through else Switched(qdq, floating)
     network = Network(floating if passed_through else original)
     taken = [dict(sample) for sample in islice(samples, _enough(switched, limit))]
     network.observe(taken)
