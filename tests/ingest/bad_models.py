@@ -434,6 +434,7 @@ behind("division by 0", "Div", "Div 'bad'", "by a constant 0", hint="again", con
 
 changed("channels that do not fit", weight("w", lambda a: a[:, :2]), "Conv 'conv'", hint="again")
 changed("kernel of another rank", weight("w", lambda a: a[..., 0]), "Conv 'conv'", hint="again")
+changed("flat weight", weight("w", lambda a: a.reshape(-1)), "Conv 'conv'", hint="again")
 changed("bias of another length", weight("b", lambda a: np.zeros(7, np.float32)), "Conv 'conv'", hint="again")
 changed("matrix of another depth", weight("m", lambda a: a[:100]), "Gemm 'dense'", hint="again")
 changed("matrix of another rank", weight("m", lambda a: a[None]), "Gemm 'dense'", hint="again")

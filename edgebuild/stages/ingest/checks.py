@@ -378,8 +378,10 @@ def _conv(known: Known, node: NodeProto) -> str:
     problem = _window(known, node)
     if problem:
         return problem
-    if x is None or w is None or len(w) < 2 or len(x) < 2:
+    if x is None or w is None:
         return ""
+    if len(w) != len(x) or len(x) < 3:
+        return f"the weight has the shape {list(w)}, the input {list(x)}"
     needed, outputs = (w[0], w[1] * group) if turned else (w[1] * group, w[0])
     if x[1] != needed or w[0] % group:
         return f"the input has {x[1]} channels, the weight {list(w)} with group {group} takes {needed}"
