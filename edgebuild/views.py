@@ -148,7 +148,10 @@ def _nearness(accuracy: dict[str, Any]) -> str:
 def culprit_line(report: dict[str, Any]) -> str:
     """What is wrong, and where, when it is a fault that matters."""
     found = report.get("diagnosis", {}).get("culprit") or {}
-    return f"{found['cause']}: {found['what']}" if found.get("severity") == "high" else ""
+    if found.get("severity") != "high":
+        return ""
+    where = f" in {found['layer']}" if found["layer"] else ""
+    return f"{found['cause']}{where}; `edgebuild report` says more"
 
 
 def diagnosis(report: dict[str, Any], place: str) -> Table:
@@ -157,10 +160,11 @@ def diagnosis(report: dict[str, Any], place: str) -> Table:
     listed = [row for row in found.get("findings", []) if row["severity"] != "low"] or found.get("findings", [])[:1]
     lines = [(row["severity"], escape(f"{row['cause']}: {row['what']}")) for row in listed[:4]]
     remedy = [("what to do", escape(found["culprit"]["remedy"]))] if found.get("culprit") else []
-    nothing = [] if found.get("culprit") else [("verdict", "no fault found")]
+    failed = [("diagnosis", escape(found["failed"]))] if "failed" in found else []
+    nothing = [("verdict", "no fault found")] if found.get("findings") is not None and not found.get("culprit") else []
     return rows(
         f"{report['name']} {report['version']} for {report['target']}",
-        [("page", escape(place)), *nothing, *lines, *remedy],
+        [("page", escape(place)), *failed, *nothing, *lines, *remedy],
     )
 
 
