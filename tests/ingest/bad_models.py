@@ -478,6 +478,8 @@ behind(
 )
 behind("gain of another size", "LayerNormalization", "LayerNormalization 'bad'", hint="again",
        constants=(np.ones((2, 1, 6), np.float32),))  # fmt: skip
+behind("axis beyond all reason", "LayerNormalization", "LayerNormalization 'bad'", "axis", hint="again", axis=2**31,
+       constants=(np.ones((4, 6, 6), np.float32),))  # fmt: skip
 behind("groups of channels that do not divide", "GroupNormalization", "GroupNormalization 'bad'", hint="again",
        constants=(np.ones(4, np.float32), np.ones(4, np.float32)), num_groups=3)  # fmt: skip
 raw("name that is no UTF-8", lambda: good().SerializeToString().replace(b"relu", b"re\xffu"), "no UTF-8")

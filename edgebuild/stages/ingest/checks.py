@@ -25,6 +25,7 @@ CONVERTED = 18
 """The opset that older models are converted to."""
 _MOST_PORTS = 200
 _LONGEST_NAME = 200
+_MOST_AXES = 64
 _LARGEST_WINDOW = 1 << 16  # of kernels, strides, dilations and pads
 _AGAIN = "export the model again"
 _BYTES = {code: onnx.helper.tensor_dtype_to_np_dtype(code).itemsize for code in TensorProto.DataType.values()
@@ -52,6 +53,7 @@ def check_graph(model: ModelProto, name: str) -> None:
     _check_names(model.graph, name)
     _check_operators(model, name)
     _check_absent(model, name)
+    _check_axes(model.graph, name)
     _check_order(model.graph, name)
     _check_training(model.graph, name)
     _check_rest(model, name)
@@ -309,6 +311,15 @@ def _check_absent(model: ModelProto, name: str) -> None:
             kind = formal[min(place, len(formal) - 1)] if formal else None
             if not given and kind is not None and kind.option != onnx.defs.OpSchema.FormalParameterOption.Optional:
                 raise ModelError(f"{name}: {where(node)} has no input {place} ({kind.name})", _AGAIN)
+
+
+def _check_axes(graph: GraphProto, name: str) -> None:
+    """Before anything infers shapes: with some axes beyond all reason ONNX's own code reads outside of its memory."""
+    for node in graph.node:
+        for attribute in node.attribute:
+            wide = [axis for axis in (attribute.i, *attribute.ints) if abs(axis) > _MOST_AXES]
+            if attribute.name in ("axis", "axes", "perm") and wide:
+                raise ModelError(f"{name}: {where(node)}: {attribute.name} holds {wide[0]}", _AGAIN)
 
 
 def _check_training(graph: GraphProto, name: str) -> None:
