@@ -204,8 +204,8 @@ def _npy(read: Bundle, name: str) -> "np.ndarray[Any, Any]":
 
 
 def _source(asked: Asked, recipe: Recipe) -> dict[str, Any] | None:
-    """What `restore_recipe` needs; plain values, for another process. None for a saved model."""
-    if recipe.model.saved:
+    """What `restore_recipe` needs; plain values, for another process. None where there is no PyTorch module."""
+    if recipe.model.saved or recipe.imports() & {"tensorflow", "keras"}:
         return None
     paths = {"weights": asked.weights, "calibration": asked.calibration}
     return {

@@ -67,11 +67,12 @@ def _saved(recipe: Recipe) -> FloatModel:
 
 def _onnx(recipe: Recipe) -> FloatModel:
     import edgebuild.stages.ingest.onnx as onnx_files  # noqa: PLC0415 - imports onnx
+    from edgebuild.stages.ingest.layout import channels_first  # noqa: PLC0415
     from edgebuild.stages.ingest.unsigned import with_unsigned_activations  # noqa: PLC0415
 
     assert recipe.saved is not None
     found = onnx_files.ingest(recipe.saved)
-    model = with_unsigned_activations(found.model, str(recipe.saved))
+    model = channels_first(with_unsigned_activations(found.model, str(recipe.saved)), str(recipe.saved))
     return FloatModel(model, found.parity, Entry(found.entry.name, Trigger(), None), TRAINED)
 
 

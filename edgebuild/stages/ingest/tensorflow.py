@@ -27,6 +27,7 @@ from edgebuild.core.manifest import Tensor, Trigger
 from edgebuild.core.recipe import Recipe
 from edgebuild.function import Function
 from edgebuild.stages.ingest import SPEED_ONLY, TRAINED, Entry, FloatModel, handler
+from edgebuild.stages.ingest.layout import channels_first
 from edgebuild.stages.ingest.onnx import identifier, model_inputs, normalize
 from edgebuild.stages.ingest.parity import PARITY_SAMPLES, Array, compare
 from edgebuild.stages.ingest.samples import real_samples
@@ -118,7 +119,7 @@ class Network:
 
         with foreign_errors(self.where):
             concrete = tf.function(run, autograph=False).get_concrete_function(*specs)
-        return normalize(to_onnx(concrete, [spec.name for spec in specs], names, self.where), self.where)
+        return graph_of(concrete, [spec.name for spec in specs], names, self.where)
 
     def run(self, arrays: Sequence[Array]) -> Sequence[Array]:
         """`foreign.Source`: what TensorFlow computes."""
@@ -186,10 +187,16 @@ def _of_keras(model: Any, where: str) -> Network:
         return model(inputs[0] if len(inputs) == 1 else list(inputs), **options)
 
     try:
-        specs = tuple(tf.TensorSpec(i.shape, i.dtype, name=i.name) for i in model.inputs or ()) or None
+        specs = tuple(tf.TensorSpec(i.shape, i.dtype, name=_input_name(i)) for i in model.inputs or ()) or None
     except (AttributeError, ValueError):  # a subclassed model that was never called
         specs = None
     return Network(call, where, specs, model)
+
+
+def _input_name(tensor: Any) -> str:
+    """The input layer's name, which files keep and `model.summary()` shows; Keras numbers tensors anew."""
+    history = getattr(tensor, "_keras_history", None)
+    return str(history.operation.name if history is not None else tensor.name)
 
 
 class _OlderDepthwise(tf.keras.layers.DepthwiseConv2D):  # type: ignore[misc, name-defined]
@@ -349,7 +356,7 @@ def export_bound(
     concrete = _traced(bound, recipe)
     _check_straight(concrete, recipe)
     inputs = [spec.name for spec in function.inputs]
-    model = normalize(to_onnx(concrete, inputs, bound.names, recipe.name, recipe.folders), recipe.name)
+    model = graph_of(concrete, inputs, bound.names, recipe.name, recipe.folders)
     parity = compare(model, bound.eager, samples[:PARITY_SAMPLES], recipe.name)
     return FloatModel(model, parity, Entry(function.name, function.manifest_trigger, function.timeout_ms), quality)
 
@@ -492,7 +499,7 @@ def _trained(recipe: Recipe) -> list[Array]:
     if folder is None:
         module = handler.load_module(recipe.folder / recipe.model.file)
         train = handler.attribute(module, str(recipe.model.train), "[model] train")
-        with handler.blame(recipe.folders, "training failed"):
+        with quiet(), handler.blame(recipe.folders, "training failed"):
             values = train(recipe.model.seed).get_weights()
         buffer = _npz({f"{i:05}": value for i, value in enumerate(values)})
         folder = cache.put(key, {_WEIGHTS: buffer})
@@ -540,10 +547,16 @@ def _set_statistics(model: Any, eager: Callable[[Sample], Any], samples: list[Sa
 # Conversion.
 
 
-def to_onnx(
+def graph_of(
     concrete: Any, inputs: Sequence[str], outputs: Sequence[str], where: str, folders: Sequence[Path] = ()
 ) -> onnx.ModelProto:
-    """A concrete function with static shapes as ONNX, its ports named. Raises ModelError."""
+    """A concrete function with static shapes as normalized ONNX, its ports named. Raises ModelError."""
+    return channels_first(normalize(_to_onnx(concrete, inputs, outputs, where, folders), where), where)
+
+
+def _to_onnx(
+    concrete: Any, inputs: Sequence[str], outputs: Sequence[str], where: str, folders: Sequence[Path]
+) -> onnx.ModelProto:
     import tf2onnx  # noqa: PLC0415 - it imports TensorFlow
 
     function = _frozen(concrete)

@@ -16,6 +16,7 @@ from edgebuild.core.errors import ModelError
 from edgebuild.core.manifest import Tensor, Trigger
 from edgebuild.core.recipe import Recipe
 from edgebuild.stages.ingest import TRAINED, Entry, FloatModel, foreign
+from edgebuild.stages.ingest.layout import channels_first
 from edgebuild.stages.ingest.onnx import identifier, model_inputs, normalize
 from edgebuild.stages.ingest.parity import PARITY_SAMPLES, Array, agreement, compare
 from edgebuild.stages.ingest.samples import real_samples
@@ -38,7 +39,8 @@ class Network:
         self.rounds = any(node.op_type in _QUANTIZED for node in converted.graph.node)
         if not any(node.op_type == "QuantizeLinear" for node in converted.graph.node):
             converted = _with_float_weights(converted)
-        self.model = with_unsigned_activations(normalize(converted, str(path)), str(path))
+        graph = with_unsigned_activations(normalize(converted, str(path)), str(path))
+        self.model = channels_first(graph, str(path))
 
     def graph(self, inputs: Sequence[Tensor]) -> onnx.ModelProto:
         """`foreign.Source`"""
