@@ -30,7 +30,7 @@ from edgebuild.core.lock import Lock, read_lock, write_lock
 from edgebuild.core.manifest import Tensor, Trigger
 from edgebuild.core.minisign import SecretKey
 from edgebuild.core.plan import read_plan
-from edgebuild.core.recipe import RECIPE_FILE, Recipe
+from edgebuild.core.recipe import RECIPE_FILE, Calibration, Recipe
 from edgebuild.core.runner import Trial
 from edgebuild.core.target import Target
 from edgebuild.core.target_file import runs_here
@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     import onnx
 
     from edgebuild.reference import Foreign
+    from edgebuild.stages.quantize import Settings
 
 STAGES = ("ingest", "quantize", "compile", "runtime", "package", "check", "diagnose", "evaluate", "sign")
 NO_CALIBRATION = "a model is calibrated on real samples only: --calibration FILE.npz, one array per model input"
@@ -283,9 +284,8 @@ class _Build:
                 quantized = quantize(
                     _model(ingested),
                     lambda: self._calibration.samples(meta.inputs, settings.samples),
-                    observer=settings.observer,
-                    percentile=settings.percentile,
-                    progress=self._progress("quantize", settings.samples),
+                    _settings(settings),
+                    progress=self._progress("quantize", 2 * settings.samples),
                 )
             return {
                 "model.onnx": quantized.model.SerializeToString(deterministic=True),
@@ -458,7 +458,7 @@ class _Build:
             f"{self._job.recipe.name}: INT8 loses {accuracy['drop']:.4g} points of {accept.metric} "
             f"(95 % interval {low:.4g} to {high:.4g}, {accuracy['samples']} samples); [accept] max_drop allows "
             f"{accept.max_drop:g}: {over:.4g} too many",
-            'calibrate on more samples, or try [calibration] observer = "percentile"',
+            "calibrate on more samples that look like what the function will see; edgebuild report names the culprit",
         )
 
 
@@ -506,6 +506,14 @@ def write_output(result: Result, out: Path) -> Path:
     files = {f"{result.stem}.report.json": _json(result.report), f"{result.stem}.report.html": shown}
     disk.write_together(out, {bundle: result.bundle, **files})
     return out / bundle
+
+
+def _settings(calibration: Calibration) -> "Settings":
+    from edgebuild.stages.quantize import Settings  # noqa: PLC0415 - imports onnxruntime
+
+    observers = {name: how for name, how in calibration.tensors.items() if isinstance(how, str)}
+    ranges = {name: (how[0], how[1]) for name, how in calibration.tensors.items() if not isinstance(how, str)}
+    return Settings(calibration.observer, calibration.percentile, observers, ranges)
 
 
 def _check_search(job: Job) -> None:

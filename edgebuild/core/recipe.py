@@ -24,8 +24,10 @@
     [calibration]
     set = "digits"               # a folder of images, an .npz file, a folder with set.toml, or a set of edgebuild's
     samples = 64
-    observer = "minmax"          # or "percentile"
+    observer = "auto"            # or "minmax", "moving-average", "percentile", "entropy", "mse"; auto tries some and
+                                 # takes what serves held-out samples best
     percentile = 99.99
+    tensors = { "conv_3" = "mse", "add_7" = [-4.0, 4.0] }   # optional: an observer or a range for single tensors
 
     [accept]                     # optional: what INT8 may cost
     metric = "top1"              # top5, map, auc, agreement, cosine, or a function of the recipe's: "metric.py:name"
@@ -38,6 +40,7 @@ Loading a recipe imports none of its code.
 import ast
 import dataclasses
 import importlib.machinery
+import math
 import os
 import re
 import sys
@@ -133,20 +136,33 @@ class Handler:
     file: str = "function.py"
 
 
+_OBSERVERS = ("minmax", "moving-average", "percentile", "entropy", "mse")
+
+
+def _is_range(value: object) -> bool:
+    numbers = isinstance(value, list) and [type(v) in (int, float) and math.isfinite(v) for v in value] == [True, True]
+    return numbers and value[0] < value[1]  # type: ignore[index]
+
+
 @dataclasses.dataclass(frozen=True)
 class Calibration:
     """`[calibration]`. `set` is resolved by `edgebuild.core.calibration`."""
 
     set: str | None = None
     samples: int = 64
-    observer: Literal["minmax", "percentile"] = "minmax"
+    observer: Literal["auto", "minmax", "moving-average", "percentile", "entropy", "mse"] = "auto"
     percentile: float = 99.99
+    tensors: dict[str, Any] = dataclasses.field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if not 1 <= self.samples <= _MAX_SAMPLES:
             raise ValueError(f"samples: {self.samples} is not between 1 and {_MAX_SAMPLES}")
         if not 50.0 < self.percentile <= 100.0:
             raise ValueError(f"percentile: {self.percentile} is not above 50 and at most 100")
+        for name, how in self.tensors.items():
+            if how not in _OBSERVERS and not _is_range(how):
+                known = ", ".join(_OBSERVERS)
+                raise ValueError(f"tensors: '{name}': {how!r} is no observer ({known}) and no range [low, high]")
 
 
 @dataclasses.dataclass(frozen=True)

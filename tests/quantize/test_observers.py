@@ -83,9 +83,9 @@ def test_no_values_no_range() -> None:
 
 
 def test_unknown_observer_is_named() -> None:
-    with pytest.raises(UsageError, match="unknown observer 'entropy'") as caught:
-        observer("entropy", 99.0)
-    assert "minmax, percentile" in caught.value.hint
+    with pytest.raises(UsageError, match="unknown observer 'median'") as caught:
+        observer("median", 99.0)
+    assert "minmax, moving-average, percentile, entropy, mse" in caught.value.hint
 
 
 def test_percentile_out_of_range_is_refused() -> None:

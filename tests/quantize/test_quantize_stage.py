@@ -10,7 +10,8 @@ from quantize.models import boundaries, model, normal, run, samples, structure
 
 from edgebuild.core.errors import CalibrationError, ModelError, UsageError
 from edgebuild.reference import Interpreter
-from edgebuild.stages.quantize import quantize
+from edgebuild.stages.quantize import Settings, quantize
+from edgebuild.stages.quantize.observers import OBSERVERS
 
 CNN = """(float[1,3,16,16] x) => (float[1,10] p) {
   n = Div(x, spread)
@@ -65,9 +66,11 @@ def test_the_integers_stay_close_to_the_float_model() -> None:
     assert max(errors) < 0.05
 
 
-@pytest.mark.parametrize("observer", ["minmax", "percentile"])
+@pytest.mark.parametrize("observer", ["auto", *OBSERVERS])
 def test_equal_inputs_give_equal_bytes(observer: str) -> None:
-    first, second = (quantize(cnn(0), stream, observer).model.SerializeToString(deterministic=True) for _ in range(2))
+    first, second = (
+        quantize(cnn(0), stream, Settings(observer)).model.SerializeToString(deterministic=True) for _ in range(2)
+    )
     assert first == second
 
 
@@ -105,16 +108,16 @@ def test_relu6_starts_at_zero_and_moves_keep_their_scale() -> None:
 
 
 def test_an_override_replaces_what_was_observed() -> None:
-    tensors = {r["name"]: r for r in quantize(cnn(0), stream, ranges={"ar": (0.0, 3.0)}).report["tensors"]}
+    tensors = {r["name"]: r for r in quantize(cnn(0), stream, Settings(ranges={"ar": (0.0, 3.0)})).report["tensors"]}
     assert tensors["ar"]["scale"] == pytest.approx(3 / 255, rel=1e-6)
     with pytest.raises(UsageError, match="no quantized tensor 'nothing'"):
-        quantize(cnn(0), stream, ranges={"nothing": (0.0, 1.0)})
+        quantize(cnn(0), stream, Settings(ranges={"nothing": (0.0, 1.0)}))
 
 
 def test_progress_counts_samples() -> None:
     seen: list[int] = []
     quantize(cnn(0), lambda: stream(3), progress=seen.append)
-    assert seen == [1, 2, 3]
+    assert seen == [1, 2, 3, 4, 5, 6]
 
 
 def test_samples_are_read_one_at_a_time() -> None:
@@ -145,7 +148,8 @@ def test_a_quantized_model_with_int8_activations_is_refused() -> None:
     text = "(float[1,4] x) => (float[1,4] y) { q = QuantizeLinear(x, s, z) y = DequantizeLinear(q, s, z) }"
     foreign = model(text, s=np.float32(0.1), z=np.int8(0))
     with pytest.raises(
-        ModelError, match=r"QuantizeLinear 'QuantizeLinear_0': an activation is int8; uint8, uint16 and int16 are supported"
+        ModelError,
+        match=r"QuantizeLinear 'QuantizeLinear_0': an activation is int8; uint8, uint16 and int16 are supported",
     ):
         quantize(foreign, without_samples)
 

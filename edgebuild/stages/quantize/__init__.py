@@ -6,33 +6,46 @@ from typing import Any
 
 import onnx
 
-from edgebuild.core.errors import ModelError, UsageError
-from edgebuild.stages.quantize import calibrate, observers, parameters
-from edgebuild.stages.quantize.boundaries import Boundaries, find_boundaries
+from edgebuild.core.errors import ModelError
+from edgebuild.stages.quantize.boundaries import Boundaries
 from edgebuild.stages.quantize.calibrate import InputSpec, Sample, check_sample, input_specs
-from edgebuild.stages.quantize.correction import channel_means
+from edgebuild.stages.quantize.calibrated import Calibrated, Fallback, Samples, Settings, calibrated_network, factors_of
 from edgebuild.stages.quantize.fold import fold
-from edgebuild.stages.quantize.graph import Graph, Types, key
-from edgebuild.stages.quantize.insert import Parameters, insert
-from edgebuild.stages.quantize.observers import Range, Watcher
-from edgebuild.stages.quantize.select import Selection, select
+from edgebuild.stages.quantize.graph import Graph, key
+from edgebuild.stages.quantize.insert import Parameters
+from edgebuild.stages.quantize.observers import Range
+from edgebuild.stages.quantize.select import Selection
 from edgebuild.stages.quantize.strip import without_rounding
 from edgebuild.stages.quantize.support import check_operators
 from edgebuild.stages.quantize.verify import activation_tensors, is_quantized, share_parameters, verify
 
-__all__ = ["InputSpec", "Quantized", "Sample", "check_sample", "input_specs", "keep_float", "quantize"]
+__all__ = [
+    "Calibrated",
+    "Fallback",
+    "InputSpec",
+    "Quantized",
+    "Sample",
+    "Settings",
+    "calibration",
+    "check_sample",
+    "finished",
+    "input_specs",
+    "keep_float",
+    "quantize",
+]
 
 _OPSET = 18
-Samples = Callable[[], Iterable[Sample]]
 
 
 @dataclass(frozen=True)
 class Quantized:
     """A QDQ model and what was decided.
 
-    `report`: `passed_through`, `samples` (their number), `observer`; `tensors`: {name, scale, zero_point, min, max} of
-    each Q/DQ pair; `quantized`: {operator, name} and `float`: {operator, name, reason} of each operator. `floating`:
-    the float32 network that was rounded; its tensors have the names and values that they have before Q in `model`.
+    `report`: `passed_through`, `samples` (their number), `observer`; `tensors`: {name, scale, zero_point, bits, min,
+    max} of each Q/DQ pair; `quantized`: {operator, name} and `float`: {operator, name, reason} of each operator;
+    `candidates`: {equalized, observer, sqnr_db} of each that was tried; `equalized`: {tensor, smallest, largest} factor.
+    `floating`: the float32 network that was rounded; its tensors have the names and values that they have before Q in
+    `model`.
     """
 
     model: onnx.ModelProto
@@ -43,45 +56,47 @@ class Quantized:
 def quantize(
     model: onnx.ModelProto,
     samples: Samples,
-    observer: str = "minmax",
-    percentile: float = 99.99,
+    settings: Settings | None = None,
     *,
-    ranges: Mapping[str, Range] | None = None,
     progress: Callable[[int], None] | None = None,
 ) -> Quantized:
-    """Quantizes a float model (opset 18 or later, static shapes) with the ranges that it shows on `samples()`.
+    """Quantizes a float model (opset 18 or later, static shapes) with what it shows on `samples()`.
 
-    `ranges` overrides what was observed, by tensor name. `progress` gets the number of samples done. A model that holds
-    Q/DQ already is checked and passed through. Raises ModelError, CalibrationError, UsageError.
+    `samples` is called once for each pass. `progress` gets the number of samples done, over both passes. A model that
+    holds Q/DQ already is checked and passed through. Raises ModelError, CalibrationError, UsageError.
     """
     if is_quantized(model):
         verify(model)
         check_operators(Graph(model))
         report = _report(observer="", tensors=activation_tensors(model)) | {"passed_through": True}
         return Quantized(share_parameters(model), report, without_rounding(model))
+    return finished(calibration(model, samples, settings, progress=progress))
+
+
+def calibration(
+    model: onnx.ModelProto,
+    samples: Samples,
+    settings: Settings | None = None,
+    *,
+    progress: Callable[[int], None] | None = None,
+) -> Calibrated:
+    """All that needs samples. Raises ModelError, CalibrationError, UsageError."""
     _check_opset(model)
     graph = Graph(fold(model))
     check_operators(graph)
-    types = Types(graph.to_model())
-    selection = select(graph, types)
-    boundaries = find_boundaries(graph, types, selection.quantized)
-    watched = {
-        tensor: observers.observer(observer, percentile) for group in boundaries.sources.values() for tensor in group
-    }
-    means = channel_means(graph, selection.quantized)
-    _check_overrides(ranges or {}, boundaries)
-    specs = input_specs(model)
-    watchers = _watchers(watched, means)
-    floating = graph.to_model()
-    watching = graph.to_model(t for t in watchers if t not in specs)
-    count = calibrate.observe(watching, specs, samples(), watchers, progress)
-    found = _ranges(boundaries, {t: o.range() for t, o in watched.items()}) | dict(ranges or {})
-    chosen = {name: parameters.activation(*r) for name, r in found.items()}
-    report = _report(count, observer, _tensors(boundaries, found, chosen), *_operators(graph, selection))
-    insert(graph, selection.quantized, boundaries, chosen, means)
-    result = graph.to_model()
+    return calibrated_network(model, graph, samples, settings or Settings(), progress)
+
+
+def finished(found: Calibrated, fallback: Fallback | None = None) -> Quantized:
+    """The quantized model, some of whose layers may fall back to 16-bit inputs or float32."""
+    plan = found.plan(fallback)
+    ranges, chosen = found.choose(plan, fallback)
+    rows = _tensors(plan.boundaries, ranges, chosen)
+    report = _report(found.count, found.rule, rows, *_operators(found.network.graph, plan.selection))
+    report |= {"candidates": found.rows, "equalized": factors_of(found.network)}
+    result = plan.model(chosen)
     onnx.checker.check_model(result, full_check=True)
-    return Quantized(result, report, floating)
+    return Quantized(result, report, found.network.graph.to_model())
 
 
 def keep_float(model: onnx.ModelProto) -> Quantized:
@@ -97,43 +112,19 @@ def keep_float(model: onnx.ModelProto) -> Quantized:
     return Quantized(result, _report(observer="", floating=floating), result)
 
 
-def _watchers(*kinds: Mapping[str, Watcher]) -> dict[str, list[Watcher]]:
-    """All that watch a tensor, by its name."""
-    names = dict.fromkeys(name for kind in kinds for name in kind)
-    return {name: [kind[name] for kind in kinds if name in kind] for name in names}
-
-
 def _check_opset(model: onnx.ModelProto) -> None:
     opset = next((o.version for o in model.opset_import if o.domain in {"", "ai.onnx"}), 0)
     if opset < _OPSET:
         raise ModelError(f"the model has ONNX opset {opset}", f"convert it to opset {_OPSET} or later")
 
 
-def _check_overrides(ranges: Mapping[str, Range], boundaries: Boundaries) -> None:
-    for name, (low, high) in ranges.items():
-        if name not in boundaries.sources:
-            known = ", ".join(boundaries.sources)
-            raise UsageError(f"there is no quantized tensor {name!r} to override", f"the tensors are: {known}")
-        if not low < high:
-            raise UsageError(f"range [{low}, {high}] of tensor {name!r} is empty", "give the smaller number first")
-
-
-def _ranges(boundaries: Boundaries, observed: Mapping[str, Range | None]) -> dict[str, Range]:
-    """The range of each group: what its sources showed and what Pad writes into it."""
-    found = {}
-    for group, tensors in boundaries.sources.items():
-        padding: list[Range] = [(v, v) for v in boundaries.pads.get(group, ())]
-        seen = calibrate.merged([*(observed[t] for t in tensors), *padding])
-        found[group] = parameters.checked_range(group, seen)
-    return found
-
-
 def _tensors(boundaries: Boundaries, ranges: Mapping[str, Range], chosen: Parameters) -> list[dict[str, Any]]:
     rows = []
     for tensor, group in boundaries.groups.items():
-        scale, zero_point = chosen[group]
         low, high = ranges[group]
-        rows.append({"name": tensor, "scale": float(scale), "zero_point": zero_point, "min": low, "max": high})
+        found = chosen[group]
+        row = {"name": tensor, "scale": float(found.scale), "zero_point": found.zero_point, "bits": found.bits}
+        rows.append(row | {"min": low, "max": high})
     return rows
 
 

@@ -3,6 +3,7 @@
 * A Relu or Clip that alone reads an arithmetic operator is part of that operator: no Q/DQ between them.
 * Unary operators between two quantized tensors form one function of one tensor, also where the chain forks and joins
   again (x · sigmoid(x)): no Q/DQ inside, so that the whole becomes one table.
+* What a weighted operator gives to float32 operators and graph outputs only is float32: its sums are not rounded.
 * Operators that only move data share parameters between input and output. A Concat shares its output's with every input
   that nothing else reads, and requantizes the others.
 """
@@ -13,7 +14,7 @@ from dataclasses import dataclass
 from onnx import NodeProto
 
 from edgebuild.stages.quantize.graph import Graph, Types, key, optional_input
-from edgebuild.stages.quantize.operators import CLIPS, MOVES, POOLS, SCALAR_BINARY, UNARY, WEIGHTED
+from edgebuild.stages.quantize.operators import CLIPS, MOVES, POOLS, SCALAR_BINARY, UNARY, WEIGHTED, is_weighted
 
 
 @dataclass(frozen=True)
@@ -68,7 +69,7 @@ class _Tensors:
             root = self._common_root(node, roots, boundaries)
             if root is None:
                 found.update(() if key(node) in self.fused else self.graph.data_inputs(node))
-                found.update(o for o in node.output if o and not self._feeds_fused(o))
+                found.update(o for o in node.output if o and not self._feeds_fused(o) and not self._ends(node))
             else:
                 roots[node.output[0]] = root
                 found.add(root)
@@ -88,6 +89,11 @@ class _Tensors:
     def _stays_inside(self, tensor: str) -> bool:
         readers = self.graph.consumers(tensor)
         return tensor not in self.graph.outputs and bool(readers) and all(self._is_elementwise(n) for n in readers)
+
+    def _ends(self, node: NodeProto) -> bool:
+        """Whether a layer's sums are read as float32 only: they need not be rounded to a byte."""
+        readers = self.graph.consumers(node.output[0])
+        return is_weighted(self.graph, node) and not any(key(n) in self.quantized for n in readers)
 
     def _feeds_fused(self, tensor: str) -> bool:
         return any(key(n) in self.fused for n in self.graph.consumers(tensor))

@@ -15,12 +15,31 @@ class Graph:
     """Nodes and constants of one model; edits go through the methods, which keep the indexes right."""
 
     def __init__(self, model: onnx.ModelProto) -> None:
-        self._model = model
+        self._frame = _frame(model)
         self.nodes: list[NodeProto] = [_copy(n) for n in model.graph.node]
         self.constants: dict[str, Array] = {t.name: numpy_helper.to_array(t) for t in model.graph.initializer}
         self.inputs = [i.name for i in model.graph.input if i.name not in self.constants]
         self.outputs = [o.name for o in model.graph.output]
         self.reindex()
+
+    def float_outputs(self) -> list[str]:
+        """The graph outputs that are float32."""
+        return [o.name for o in self._frame.graph.output if o.type.tensor_type.elem_type == onnx.TensorProto.FLOAT]
+
+    @property
+    def sizes(self) -> dict[str, int]:
+        """How many elements each graph output has."""
+        shapes = {o.name: [d.dim_value for d in o.type.tensor_type.shape.dim] for o in self._frame.graph.output}
+        return {name: int(np.prod(shape)) for name, shape in shapes.items()}
+
+    def copy(self) -> "Graph":
+        """Another graph of the same nodes; the constants' values are shared."""
+        found = Graph(self._frame)
+        found.nodes = [_copy(n) for n in self.nodes]
+        found.constants = dict(self.constants)
+        found.inputs, found.outputs = list(self.inputs), list(self.outputs)
+        found.reindex()
+        return found
 
     def reindex(self) -> None:
         """Brings the indexes up to date after a node was edited in place."""
@@ -81,16 +100,16 @@ class Graph:
         self.nodes = [n for n in self.nodes if n is not node]
         self.reindex()
 
-    def to_model(self, extra_outputs: Iterable[str] = ()) -> onnx.ModelProto:
-        """The model with these nodes, the constants that they read, and inferred shapes.
+    def to_model(self, extra_outputs: Iterable[str] = (), opset: int = 0) -> onnx.ModelProto:
+        """The model with these nodes, the constants that they read, and inferred shapes; of `opset` at least.
 
         `extra_outputs` are float32 tensors that become outputs too; they need no shape.
         """
         used = {name for node in self.nodes for name in node.input} | set(self.outputs)
         proto = onnx.ModelProto()
-        proto.CopyFrom(self._model)
-        for field in ("node", "initializer", "value_info"):
-            proto.graph.ClearField(field)
+        proto.CopyFrom(self._frame)
+        for domain in proto.opset_import:
+            domain.version = max(domain.version, opset) if domain.domain in {"", "ai.onnx"} else domain.version
         proto.graph.node.extend(self.nodes)
         proto.graph.initializer.extend(
             numpy_helper.from_array(np.ascontiguousarray(v) if v.ndim else v, n)
@@ -173,6 +192,22 @@ def integers(graph: Graph, node: NodeProto, position: int, attribute: str) -> li
         return [int(v) for v in value.reshape(-1)]
     given = attributes(node).get(attribute)
     return None if given is None else [int(v) for v in given]
+
+
+def _frame(model: onnx.ModelProto) -> onnx.ModelProto:
+    """A model without what a Graph holds apart: nodes, constants and what is inferred of them."""
+    found = onnx.ModelProto()
+    kept = ("ir_version", "producer_name", "producer_version", "domain", "model_version", "doc_string")
+    for field in kept:
+        if model.HasField(field):
+            setattr(found, field, getattr(model, field))
+    found.opset_import.extend(model.opset_import)
+    found.metadata_props.extend(model.metadata_props)
+    found.functions.extend(model.functions)
+    found.graph.name = model.graph.name
+    found.graph.input.extend(model.graph.input)
+    found.graph.output.extend(model.graph.output)
+    return found
 
 
 def _copy(node: NodeProto) -> NodeProto:

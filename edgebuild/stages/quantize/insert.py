@@ -1,17 +1,20 @@
 """Writes the QDQ form of SPEC section 9."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
 from onnx import NodeProto, helper
 
 from edgebuild.stages.quantize.boundaries import Boundaries
-from edgebuild.stages.quantize.correction import ChannelMean, shift
-from edgebuild.stages.quantize.graph import Graph, optional_input
+from edgebuild.stages.quantize.graph import Graph, key, optional_input
 from edgebuild.stages.quantize.operators import is_weighted
-from edgebuild.stages.quantize.parameters import Weights
+from edgebuild.stages.quantize.parameters import Affine
+from edgebuild.stages.quantize.rounding import Moments
+from edgebuild.stages.quantize.weights import Rounded, Weights
 
-Parameters = dict[str, tuple[np.float32, int]]
+Parameters = Mapping[str, Affine]
+_TYPES = {8: np.uint8, 16: np.uint16}
 
 
 @dataclass(frozen=True)
@@ -23,27 +26,33 @@ class _Names:
     dequantized: str
 
 
-Means = dict[str, ChannelMean]
+LayerMoments = Mapping[str, Moments]
 
 
 def insert(
-    graph: Graph, quantized: frozenset[str], boundaries: Boundaries, parameters: Parameters, means: Means
+    graph: Graph,
+    quantized: frozenset[str],
+    boundaries: Boundaries,
+    parameters: Parameters,
+    moments: LayerMoments,
+    rounded: Rounded,
 ) -> None:
-    """Puts Q/DQ at every boundary and replaces weights; `parameters` by the group's name, `means` by tensor."""
-    _Writer(graph, quantized, boundaries.groups, parameters, means).run()
+    """Puts Q/DQ at every boundary and replaces weights; `parameters` by the group's name, `moments` by the node's key."""
+    _Writer(graph, quantized, boundaries.groups, parameters, moments, rounded).run()
 
 
 class _Writer:
     def __init__(
-        self, graph: Graph, quantized: frozenset[str], groups: dict[str, str], parameters: Parameters, means: Means
+        self,
+        graph: Graph,
+        quantized: frozenset[str],
+        groups: dict[str, str],
+        parameters: Parameters,
+        moments: LayerMoments,
+        rounded: Rounded,
     ) -> None:
-        self.graph, self.quantized, self.groups, self.parameters, self.means = (
-            graph,
-            quantized,
-            groups,
-            parameters,
-            means,
-        )
+        self.graph, self.quantized, self.groups = graph, quantized, groups
+        self.parameters, self.moments, self.rounded = parameters, moments, rounded
         self.written: set[str] = set()
         self.names = {t: self._names(t) for t in groups}
 
@@ -87,9 +96,9 @@ class _Writer:
         scale, zero_point = f"{group}_scale", f"{group}_zero_point"
         if group not in self.written:
             self.written.add(group)
-            s, z = self.parameters[group]
-            self.graph.constants[scale] = np.asarray(s, np.float32)
-            self.graph.constants[zero_point] = np.asarray(z, np.uint8)
+            chosen = self.parameters[group]
+            self.graph.constants[scale] = np.asarray(chosen.scale, np.float32)
+            self.graph.constants[zero_point] = np.asarray(chosen.zero_point, _TYPES[chosen.bits])
         return [
             helper.make_node(
                 "QuantizeLinear",
@@ -108,9 +117,11 @@ class _Writer:
     def _weights(self, node: NodeProto) -> list[NodeProto]:
         name, bias = node.input[1], optional_input(node, 2)
         axis = 1 if node.op_type == "MatMul" else 0
-        s_x, _ = self.parameters[self.groups[node.input[0]]]
+        s_x = self.parameters[self.groups[node.input[0]]].scale
         offsets = self.graph.constants[bias] if bias else None
-        weights = Weights(name, self.graph.constants[name], axis, offsets, s_x, shift(node, self.means))
+        weights = Weights(
+            name, self.graph.constants[name], axis, offsets, s_x, self.moments.get(key(node)), self.rounded
+        )
         nodes = [self._constant_dequantize(name, weights.q, weights.scale, axis)]
         node.input[1] = nodes[0].output[0]
         if bias:

@@ -16,6 +16,7 @@ from onnx import NodeProto
 from edgebuild.stages.quantize.graph import Graph, Types, key, reach
 from edgebuild.stages.quantize.operators import (
     CLIPS,
+    MOVES,
     POOLS,
     ROWS,
     SCALAR_BINARY,
@@ -40,15 +41,16 @@ class Selection:
     reasons: dict[str, str]
 
 
-def select(graph: Graph, types: Types) -> Selection:
-    """Decides for every operator of a folded float graph."""
-    reasons: dict[str, str] = {}
+def select(graph: Graph, types: Types, floating: frozenset[str] = frozenset()) -> Selection:
+    """Decides for every operator of a folded float graph; those with the keys `floating` stay float32."""
+    reasons = dict.fromkeys(sorted(floating), "float32 keeps the accuracy")
     weighted = _weighted(graph, reasons)
     after, before = reach(graph, weighted), reach(graph, weighted, forward=False)
     for node in graph.nodes:
         if key(node) not in weighted | reasons.keys() and (problem := _problem(graph, types, node, after)):
             reasons[key(node)] = problem
-    return Selection(frozenset(_grow(graph, weighted, before, reasons)), reasons)
+    quantized = _grow(graph, weighted, before, reasons)
+    return Selection(frozenset(_without_last_moves(graph, quantized, reasons)), reasons)
 
 
 def _problem(graph: Graph, types: Types, node: NodeProto, after: set[str]) -> str:
@@ -60,7 +62,7 @@ def _problem(graph: Graph, types: Types, node: NodeProto, after: set[str]) -> st
 def _weighted(graph: Graph, reasons: dict[str, str]) -> set[str]:
     weighted = set()
     for node in graph.nodes:
-        if is_weighted(graph, node):
+        if is_weighted(graph, node) and key(node) not in reasons:
             if problem := weight_problem(graph, node):
                 reasons[key(node)] = problem
             else:
@@ -108,6 +110,25 @@ def _masks(graph: Graph, node: NodeProto) -> bool:
     would leave no step for the scores.
     """
     return node.op_type == "Add" and any(n.op_type == "Softmax" for n in graph.consumers(node.output[0]))
+
+
+def _without_last_moves(graph: Graph, quantized: set[str], reasons: dict[str, str]) -> set[str]:
+    """A layer's sums that only moves bring to float32 operators and outputs go there as float32."""
+    found = set(quantized)
+    for node in reversed(graph.nodes):
+        readers = {key(n) for name in node.output for n in graph.consumers(name)}
+        if key(node) in found and node.op_type in MOVES - {"MaxPool"} and not readers & found:
+            if _is_layers(graph, node):
+                found.discard(key(node))
+                reasons[key(node)] = "behind the last layer"
+    return found
+
+
+def _is_layers(graph: Graph, node: NodeProto | None) -> bool:
+    """Whether a chain of moves starts at a layer with weights."""
+    while node is not None and node.op_type in MOVES - {"MaxPool"}:
+        node = graph.producer(node.input[0])
+    return node is not None and is_weighted(graph, node)
 
 
 def _loose(graph: Graph, quantized: set[str]) -> set[str]:

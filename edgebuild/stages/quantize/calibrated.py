@@ -1,0 +1,258 @@
+"""From a float network and samples to the choice of scales: what is observed, what is tried, what is taken.
+
+Two passes over the samples: ranges of channels, from which equalization follows; then the values of every tensor that
+may be rounded, as they are and equalized. Every fourth sample is held out to judge the candidates, and counted at the
+end. Nothing that is kept grows with the number of samples.
+"""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import chain
+from typing import Any, Literal
+
+import numpy as np
+import onnx
+
+from edgebuild.core.errors import UsageError
+from edgebuild.stages.quantize import calibrate, equalize, parameters
+from edgebuild.stages.quantize.boundaries import Boundaries
+from edgebuild.stages.quantize.calibrate import InputSpec, Sample, input_specs
+from edgebuild.stages.quantize.channels import find_channels
+from edgebuild.stages.quantize.graph import Array, Graph, Types, key
+from edgebuild.stages.quantize.network import Network, Plan, Statistics
+from edgebuild.stages.quantize.observers import Range, Watcher
+from edgebuild.stages.quantize.parameters import Affine
+from edgebuild.stages.quantize.precision import ROOM, words
+from edgebuild.stages.quantize.rounding import Moments, ScaledMoments, SeenMoments, moments
+from edgebuild.stages.quantize.search import Candidate, Choose, Judge, best, rules
+
+Samples = Callable[[], Iterable[Sample]]
+Fallback = Mapping[str, Literal["int16", "float32"]]
+"""By the key of a layer, what its input is stored in, or that it stays float32."""
+
+_HELD_OUT = 4
+"""Every so many-th sample is held out …"""
+_JUDGES = 32
+"""… up to this number. Those that calibration saw would not show what happens to values beyond its ranges."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How ranges are chosen. `observers` and `ranges` override it for single tensors; `equalized` None: as judged."""
+
+    observer: str = "auto"
+    percentile: float = 99.99
+    observers: Mapping[str, str] = field(default_factory=dict)
+    ranges: Mapping[str, Range] = field(default_factory=dict)
+    equalized: bool | None = None
+    words: bool = True
+
+
+@dataclass(frozen=True)
+class Calibrated:
+    """What was found; quantizing with or without fallbacks needs no further pass over the samples.
+
+    `rows`: each candidate with its error, for the report; `specs` and `held` serve tensors that a fallback uncovers.
+    """
+
+    settings: Settings
+    network: Network
+    rule: str
+    count: int
+    rows: list[dict[str, object]]
+    judge: Judge
+    again: Callable[[dict[str, list[Watcher]]], None]
+
+    def plan(self, fallback: Fallback | None = None) -> Plan:
+        """What is rounded."""
+        floating = frozenset(k for k, kind in (fallback or {}).items() if kind == "float32")
+        plan = self.network.plan(floating)
+        if new := self.network.unseen(plan):
+            self.again({name: [watcher] for name, watcher in new.items()})
+        return plan
+
+    def choose(self, plan: Plan, fallback: Fallback | None = None) -> tuple[dict[str, Range], dict[str, Affine]]:
+        """The range, and scale and zero point, of every group of tensors."""
+        _check_overrides(self.settings, plan.boundaries)
+        found = _ranges(plan, rules(self.settings.observer, self.settings.percentile)[self.rule], self.settings)
+        return found, _parameters(plan, found, self.settings, fallback or {})
+
+
+def calibrated_network(
+    model: onnx.ModelProto,
+    graph: Graph,
+    samples: Samples,
+    settings: Settings,
+    progress: Callable[[int], None] | None = None,
+) -> Calibrated:
+    """Observes the folded `graph` of `model`. `progress` gets the number of samples done, over both passes."""
+    specs = input_specs(model)
+    passes = _Passes(graph, specs, samples, progress)
+    plain, equal = _networks(graph, passes, settings)
+    networks = [n for n in (plain, equal) if n is not None]
+    for network in networks:
+        network.unseen(network.plan())
+    _check_overrides(settings, plain.plan().boundaries)
+    passes.run(_watchers(networks))
+    judge = Judge.of(graph, passes.judges)
+    candidate, rows = _judged(networks, settings, judge)
+    passes.finish(_watchers(networks))
+    return Calibrated(settings, candidate.plan.network, candidate.rule, passes.count, rows, judge, passes.once)
+
+
+@dataclass
+class _Passes:
+    """Runs the float network over the samples; holds some out."""
+
+    graph: Graph
+    specs: Mapping[str, InputSpec]
+    samples: Samples
+    progress: Callable[[int], None] | None
+    judges: list[Sample] = field(default_factory=list)
+    held: list[Sample] = field(default_factory=list)
+    count: int = 0
+    done: int = 0
+
+    def run(self, watchers: Mapping[str, Sequence[Watcher]]) -> None:
+        """All samples but those that are held out."""
+        self.held = []
+        first: list[Sample] = []
+        self.count = self._observe(watchers, self._parted(first)) + len(self.held)
+        self.judges = self.held or first
+
+    def finish(self, watchers: Mapping[str, Sequence[Watcher]]) -> None:
+        """Those that were held out."""
+        if self.held:
+            self._observe(watchers, iter(self.held))
+
+    def once(self, watchers: Mapping[str, Sequence[Watcher]]) -> None:
+        """All samples."""
+        self._observe(watchers, iter(self.samples()))
+
+    def _parted(self, first: list[Sample]) -> Iterator[Sample]:
+        for number, sample in enumerate(self.samples()):
+            if number % _HELD_OUT == _HELD_OUT - 1 and len(self.held) < _JUDGES:
+                self.held.append(dict(sample))
+                calibrate.check_sample(self.specs, sample, number)
+                self._advance()
+                continue
+            if len(first) < _HELD_OUT:
+                first.append(dict(sample))
+            yield sample
+
+    def _observe(self, watchers: Mapping[str, Sequence[Watcher]], samples: Iterator[Sample]) -> int:
+        model = self.graph.to_model(t for t in watchers if t not in self.specs)
+        return calibrate.observe(model, self.specs, samples, watchers, lambda _: self._advance())
+
+    def _advance(self) -> None:
+        self.done += 1
+        if self.progress:
+            self.progress(self.done)
+
+
+def _networks(graph: Graph, passes: _Passes, settings: Settings) -> tuple[Network, Network | None]:
+    """The network as it is, and equalized; the moments of the second follow from those of the first."""
+    types = Types(graph.to_model())
+    inputs = moments(graph, types, frozenset(key(n) for n in graph.nodes))
+    plain = Network(graph, {}, {}, inputs, {})
+    channels = find_channels(graph, types)
+    seen = {name: equalize.ChannelStatistics() for name in equalize.watched(graph, channels)}
+    if not seen or settings.equalized is False:
+        return plain, None
+    passes.run({name: [watcher] for name, watcher in seen.items()})
+    copy = graph.copy()
+    factors = equalize.equalize(copy, channels, seen)
+    if not factors:
+        return plain, None
+    scaled: dict[str, Moments] = {
+        key(n): ScaledMoments(inputs[key(n)], factors[n.input[0]]) if n.input[0] in factors else inputs[key(n)]
+        for n in graph.nodes
+        if key(n) in inputs
+    }
+    ones = np.ones(1)
+    plain.growth.update({n: equalize.growth(s, ones) for n, s in seen.items()})
+    growth = {n: equalize.growth(s, factors.get(n, ones)) for n, s in seen.items()}
+    return plain, Network(copy, factors, {}, scaled, growth)
+
+
+def _watchers(networks: Sequence[Network]) -> dict[str, list[Watcher]]:
+    """All that watch a tensor, by its name; what two networks have in common is watched once."""
+    found: dict[str, list[Watcher]] = {}
+    first = networks[0]
+    for node in first.graph.nodes:
+        if isinstance(seen := first.moments.get(key(node)), SeenMoments):
+            found.setdefault(node.input[0], []).append(seen)
+    for name in first.graph.float_outputs():
+        if first.graph.producer(name) is not None:
+            found.setdefault(name, [])  # every tensor that is read is checked for NaN and infinity
+    for network in networks:
+        for name, statistics in network.statistics.items():
+            shared = first.statistics.get(name) if name not in network.factors else None
+            if shared is not None:
+                network.statistics[name] = shared
+            if shared is None or network is first:
+                found.setdefault(name, []).append(network.statistics[name])
+    return found
+
+
+def _judged(networks: Sequence[Network], settings: Settings, judge: Judge) -> tuple[Candidate, list[dict[str, object]]]:
+    plans = {n is not networks[0]: n.plan() for n in networks}
+    if settings.equalized and len(plans) > 1:
+        del plans[False]
+    tried = rules(settings.observer, settings.percentile)
+    candidates = [Candidate(plan, rule, equal) for equal, plan in plans.items() for rule in tried]
+    if len(candidates) == 1:
+        return candidates[0], []
+
+    def models() -> Iterator[tuple[Candidate, onnx.ModelProto]]:
+        for candidate in candidates:
+            ranges = _ranges(candidate.plan, tried[candidate.rule], settings)
+            yield candidate, candidate.plan.model(_parameters(candidate.plan, ranges, settings, {}))
+
+    return best(models(), judge)
+
+
+def _ranges(plan: Plan, choose: Choose, settings: Settings) -> dict[str, Range]:
+    """The range of each group: what its sources showed, what Pad writes into it, and what was asked for."""
+    network, boundaries = plan.network, plan.boundaries
+    found = {}
+    for group, tensors in boundaries.sources.items():
+        members = [t for t, g in boundaries.groups.items() if g == group]
+        asked = [settings.ranges[t] for t in members if t in settings.ranges]
+        own = next((settings.observers[t] for t in members if t in settings.observers), None)
+        rule = rules(own, settings.percentile)[own] if own else choose
+        padding: list[Range] = [(v, v) for v in boundaries.pads.get(group, ())]
+        seen = calibrate.merged(chain((rule(network.statistics[t]) for t in tensors), padding))
+        found[group] = asked[0] if asked else parameters.checked_range(group, seen)
+    return found
+
+
+def _parameters(plan: Plan, ranges: Mapping[str, Range], settings: Settings, fallback: Fallback) -> dict[str, Affine]:
+    wide = set(words(plan)) if settings.words else set()
+    graph = plan.network.graph
+    for node in graph.nodes:
+        if fallback.get(key(node)) == "int16":
+            wide |= {plan.boundaries.groups[t] for t in graph.data_inputs(node) if t in plan.boundaries.groups}
+    return {
+        g: parameters.activation(r[0] * ROOM, r[1] * ROOM, 16) if g in wide else parameters.activation(*r)
+        for g, r in ranges.items()
+    }
+
+
+def _check_overrides(settings: Settings, boundaries: Boundaries) -> None:
+    for name in (*settings.ranges, *settings.observers):
+        if name not in boundaries.groups:
+            known = ", ".join(boundaries.groups)
+            raise UsageError(f"there is no quantized tensor {name!r} to override", f"the tensors are: {known}")
+    for name, (low, high) in settings.ranges.items():
+        if not low < high:
+            raise UsageError(f"range [{low}, {high}] of tensor {name!r} is empty", "give the smaller number first")
+
+
+def factors_of(network: Network) -> list[dict[str, Any]]:
+    """Rows for the report: tensors whose channels were scaled, with the smallest and largest factor."""
+    made: dict[str, Array] = {n: f for n, f in network.factors.items() if network.graph.producer(n) is not None}
+    return [{"tensor": n, "smallest": float(f.min()), "largest": float(f.max())} for n, f in made.items()]
+
+
+__all__ = ["Calibrated", "Fallback", "Samples", "Settings", "Statistics", "calibrated_network", "factors_of"]

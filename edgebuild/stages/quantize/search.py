@@ -1,0 +1,150 @@
+"""The choice between ways to quantize, by what each does to the outputs on samples that calibration did not see."""
+
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import onnx
+import onnxruntime
+
+from edgebuild.core.errors import ModelError
+from edgebuild.stages.quantize.graph import Array, Graph, key, reach
+from edgebuild.stages.quantize.network import Plan, Statistics
+from edgebuild.stages.quantize.observers import Entropy, MeanSquare, Percentile, Range
+from edgebuild.stages.quantize.operators import is_weighted
+
+Sample = Mapping[str, Array]
+Choose = Callable[[Statistics], Range | None]
+
+_ORDER_DECIDES = frozenset({"ArgMax", "ArgMin", "NonMaxSuppression", "TopK"})
+
+
+def minmax(statistics: Statistics) -> Range | None:
+    """The smallest and the largest value."""
+    return statistics.histogram.extremes.range()
+
+
+def _from_histogram(make: Callable[[], MeanSquare | Percentile | Entropy]) -> Choose:
+    def choose(statistics: Statistics) -> Range | None:
+        observer = make()
+        observer.histogram = statistics.histogram
+        return observer.range()
+
+    return choose
+
+
+def _wide(statistics: Statistics) -> Range | None:
+    found = minmax(statistics)
+    return None if found is None else (found[0] * statistics.growth, found[1] * statistics.growth)
+
+
+def rules(observer: str, percentile: float) -> dict[str, Choose]:
+    """The ways to choose ranges that are tried, by name: one, unless the observer is `auto`."""
+    known: dict[str, Choose] = {
+        "minmax": minmax,
+        "moving-average": lambda s: s.average.range(),
+        "percentile": _from_histogram(lambda: Percentile(percentile)),
+        "entropy": _from_histogram(Entropy),
+        "mse": _from_histogram(MeanSquare),
+    }
+    if observer != "auto":
+        return {observer: known[observer]}
+    return {
+        "minmax": minmax,
+        "wide": _wide,
+        "mse": known["mse"],
+        "percentile 99.999": _from_histogram(lambda: Percentile(99.999)),
+    }
+
+
+_HANDICAP = {"mse": 1.0, "percentile 99.999": 1.0}
+"""By so many decibels a rule that cuts values off must be better: what it costs shows on rare samples only."""
+
+
+@dataclass(frozen=True)
+class Judge:
+    """The float network's answers on held-out samples, and how far a quantized model's are from them."""
+
+    samples: Sequence[Sample]
+    outputs: tuple[str, ...]
+    wanted: list[list[Array]]
+
+    @classmethod
+    def of(cls, graph: Graph, samples: Sequence[Sample]) -> "Judge":
+        """Runs the float network."""
+        outputs = judged_outputs(graph)
+        session = session_of(graph.to_model(outputs))
+        return cls(samples, outputs, [session.run(list(outputs), dict(s)) for s in samples])
+
+    def error(self, model: onnx.ModelProto) -> float:
+        """Energy of the error in relation to that of the outputs, the mean over the outputs; infinite for NaN."""
+        known = {o.name for o in model.graph.output}
+        extended = onnx.ModelProto()
+        extended.CopyFrom(model)
+        for name in self.outputs:
+            if name not in known:
+                extended.graph.output.append(onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, None))
+        session = session_of(extended)
+        errors, energies = np.zeros(len(self.outputs)), np.zeros(len(self.outputs))
+        for sample, wanted in zip(self.samples, self.wanted, strict=True):
+            found = session.run(list(self.outputs), dict(sample))
+            for i, (a, b) in enumerate(zip(wanted, found, strict=True)):
+                errors[i] += float(np.square(a.astype(np.float64) - b).sum())
+                energies[i] += float(np.square(a.astype(np.float64)).sum())
+        if not (np.isfinite(errors).all() and np.isfinite(energies).all()):
+            return math.inf
+        return float((errors / np.maximum(energies, 1e-30)).mean())
+
+
+def judged_outputs(graph: Graph) -> tuple[str, ...]:
+    """The float32 outputs that change gradually; where there is none, what the last layers with weights give.
+
+    Which boxes are kept, and in which order, changes by leaps, so what lies behind TopK says little.
+    """
+    leaps = {key(n) for n in graph.nodes if n.op_type in _ORDER_DECIDES}
+    behind = leaps | reach(graph, leaps)
+    gradual = [o for o in graph.float_outputs() if key(graph.producer(o) or onnx.NodeProto()) not in behind]
+    vectors = [o for o in gradual if graph.sizes[o] > 1]
+    if vectors:
+        return tuple(vectors)
+    weighted = {key(n) for n in graph.nodes if is_weighted(graph, n)}
+    last = [n for n in graph.nodes if key(n) in weighted and not reach(graph, {key(n)}) & weighted]
+    return tuple(n.output[0] for n in last) or tuple(gradual or graph.outputs)
+
+
+def session_of(model: onnx.ModelProto) -> "onnxruntime.InferenceSession":
+    """ONNX Runtime with exact 8-bit products."""
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 2
+    options.log_severity_level = 4
+    options.add_session_config_entry("session.x64quantprecision", "1")
+    try:
+        return onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    except Exception as problem:  # ONNX Runtime raises classes of its own for each status
+        raise ModelError(f"ONNX Runtime cannot load the model: {problem}", "check the export") from problem
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """One way to quantize: a plan, a rule for the ranges; `equalized` says which network it is."""
+
+    plan: Plan
+    rule: str
+    equalized: bool
+
+
+def best(
+    candidates: Iterable[tuple[Candidate, onnx.ModelProto]], judge: Judge
+) -> tuple[Candidate, list[dict[str, object]]]:
+    """The candidate with the least error, the first of equal ones; and a row for each, for the report."""
+    rows: list[dict[str, object]] = []
+    chosen: tuple[float, Candidate] | None = None
+    for candidate, model in candidates:
+        decibels = -10 * math.log10(min(max(judge.error(model), 1e-12), 1e12))
+        rows.append({"equalized": candidate.equalized, "observer": candidate.rule, "sqnr_db": round(decibels, 2)})
+        rated = decibels - _HANDICAP.get(candidate.rule, 0.0)
+        if chosen is None or rated > chosen[0]:
+            chosen = (rated, candidate)
+    assert chosen is not None
+    return chosen[1], rows
