@@ -10,7 +10,7 @@ from diagnose import faults, networks
 from diagnose.networks import Trained
 
 from edgebuild.stages.diagnose import diagnose
-from edgebuild.stages.quantize import quantize
+from edgebuild.stages.quantize import Settings, quantize
 
 Findings = dict[str, Any]
 
@@ -84,7 +84,7 @@ def test_a_calibrated_range_too_narrow(subject: Trained) -> None:
     rows = subject.quantized.report["tensors"]
     row = rows[len(rows) // 2]
     narrow = {row["name"]: (row["min"] / 8, row["max"] / 8)}
-    found = quantize(subject.model, lambda: iter(subject.samples), ranges=narrow)
+    found = quantize(subject.model, lambda: iter(subject.samples), Settings(ranges=narrow))
     diagnosis = diagnose(subject.model, found.floating, found.model, subject.samples)
     assert_first(diagnosis, "clipped range", tensors=[row["name"]])
 

@@ -102,7 +102,8 @@ class Graph:
         kept: list[NodeProto] = []
         for node in found:
             weight = self.weight(node)
-            early = not any(n.output[0] in self.ancestors(node.input[0]) for n in kept)
+            before = self.ancestors(node.input[0])
+            early = not any(n.output[0] in before for n in kept)
             small = weight is not None and weight.size <= _SMALL_WEIGHT
             if not (early and (small or (node.op_type == "MatMul" and node.output[0] in ancestors))):
                 kept.append(node)

@@ -220,16 +220,24 @@ class Outputs:
         return decibels(1.0, float(share.mean())) if len(share) else SILENT
 
 
-def restored(switched: Switched, samples: Iterable[Sample], exact: Iterable[str]) -> tuple[float, float]:
-    """The SQNR of the outputs with the switches `exact` at float, and with only these at integers."""
-    probes, chosen = switched.probes(), set(exact)
-    others = [s for s in switched.switches if s not in chosen]
-    undone, alone = Outputs(len(probes)), Outputs(len(probes))
-    for sample in samples:
-        wanted = switched.run(sample, switched.switches, probes)
-        undone.add(wanted, switched.run(sample, chosen, probes))
-        alone.add(wanted, switched.run(sample, others, probes))
-    return undone.decibels, alone.decibels
+class Trials:
+    """The network's outputs under other settings of the switches, beside its float outputs on a few samples."""
+
+    def __init__(self, switched: Switched, samples: Sequence[Sample]) -> None:
+        self._switched, self._samples, self._probes = switched, samples, switched.probes()
+        self._wanted = [switched.run(sample, switched.switches, self._probes) for sample in samples]
+
+    def undone(self, exact: Iterable[str] = ()) -> float:
+        """The SQNR with the switches `exact` at float, and all others at integers."""
+        outputs, chosen = Outputs(len(self._probes)), list(exact)
+        for sample, wanted in zip(self._samples, self._wanted, strict=True):
+            outputs.add(wanted, self._switched.run(sample, chosen, self._probes))
+        return outputs.decibels
+
+    def alone(self, rounded: Iterable[str]) -> float:
+        """The SQNR with only the switches `rounded` at integers."""
+        chosen = set(rounded)
+        return self.undone(name for name in self._switched.switches if name not in chosen)
 
 
 def histograms(switched: Switched, tracks: Sequence[Track], samples: Sequence[Sample]) -> dict[str, dict[str, Any]]:

@@ -22,7 +22,9 @@ from edgebuild.stages.diagnose.measure import Track, WeightError
 from edgebuild.stages.diagnose.switch import Weights
 
 _TOO_WIDE, _WIDE = 5.0, 3.0  # times the range that the values need; a rare sample may well double it
+_BYTE, _ROOM = 255, 4.0  # ranges of 16 bits are left this much wider on purpose
 _EXCESS_DB, _SOME_EXCESS_DB = 9.0, 6.0
+_GREAT_EXCESS_DB = 30.0  # five bits: of 16, enough may be left that the rest looks fair
 _POOR_DB, _FAIR_DB = 15.0, 22.0
 _RARE = 1e-3
 _GAIN, _ENERGY, _COARSE_DB = 0.5, 1e-4, 26.0
@@ -68,8 +70,9 @@ def _pair(track: Track, graph: Graph, named: Named) -> Finding | None:
 def _clipped(track: Track, graph: Graph, named: Named) -> Finding | None:
     share = (track.clipped_low + track.clipped_high) / max(track.elements, 1)
     excess = track.fitted_db - track.local_db
-    strong = share >= _RARE and excess >= _EXCESS_DB and track.local_db <= _POOR_DB
-    weak = excess >= _SOME_EXCESS_DB and track.local_db <= _FAIR_DB
+    strong = (excess >= _EXCESS_DB and track.local_db <= _POOR_DB) or excess >= _GREAT_EXCESS_DB
+    weak = (excess >= _SOME_EXCESS_DB and track.local_db <= _FAIR_DB) or strong
+    strong = strong and share >= _RARE
     if not share or not (strong or weak):
         return None
     (low, high), (lowest, highest) = track.needed, track.activation.range
@@ -88,13 +91,15 @@ def _clipped(track: Track, graph: Graph, named: Named) -> Finding | None:
 def _too_wide(track: Track, needed: tuple[float, float], graph: Graph, named: Named) -> Finding | None:
     low, high = track.activation.range
     width = needed[1] - needed[0]
-    ratio = (high - low) / width if width > 0 else 0.0
+    steps = track.activation.highest - track.activation.lowest
+    times = (high - low) / width if width > 0 else 0.0
+    ratio = times / (_ROOM if steps > _BYTE else 1.0)
     if ratio < _WIDE or _fixed_by_function(track, graph):
         return None
     what = (
         f"The scale of {track.activation.tensor} is {ratio:.3g} times larger than its values need: the codes reach "
-        f"{low:.4g} to {high:.4g}, the values {needed[0]:.4g} to {needed[1]:.4g}. Only {255 / ratio:.0f} of 255 steps "
-        "are used."
+        f"{low:.4g} to {high:.4g}, the values {needed[0]:.4g} to {needed[1]:.4g}. Only {steps / times:.0f} of {steps} "
+        "steps are used."
     )
     evidence = {"ratio": round(ratio, 3), "range": [low, high], "values": list(needed)}
     severity = HIGH if ratio >= _TOO_WIDE else MEDIUM
@@ -150,7 +155,8 @@ def _weights(error: WeightError, graph: Graph) -> Finding | None:
         bad = np.flatnonzero(coarse)
         channel = int(np.argmax(excess * coarse))
         what = (
-            f"The INT8 weights of {name} use codes up to {int(error.codes_used[channel])} of 127 only, in "
+            f"The INT8 weights of {name} use codes up to {int(error.codes_used[channel])} of "
+            f"{np.iinfo(error.weights.codes.dtype).max} only, in "
             f"{_which(bad, off)}: {excess[channel]:.1f} dB worse than a scale that fits."
         )
         score, cause, severity = float(excess[channel]), COARSE_WEIGHTS, HIGH

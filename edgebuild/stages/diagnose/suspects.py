@@ -5,8 +5,8 @@ from typing import Any
 
 from edgebuild.stages.diagnose.findings import HIGH, LOW, MEDIUM, SENSITIVE, Finding
 from edgebuild.stages.diagnose.graph import Named, title
-from edgebuild.stages.diagnose.measure import Measured, restored
-from edgebuild.stages.diagnose.switch import Sample, Switched
+from edgebuild.stages.diagnose.measure import Measured, Trials
+from edgebuild.stages.diagnose.switch import Switched
 
 _SAMPLES = 4
 _RUNS = 120_000_000  # values that are computed: large networks get fewer suspects
@@ -19,7 +19,10 @@ Row = dict[str, Any]
 def suspects(switched: Switched, measured: Measured, findings: list[Finding], named: Named) -> list[Row]:
     """What single roundings cost: those that findings name, then those that lose most by themselves."""
     samples = measured.samples[:_SAMPLES]
-    base = restored(switched, samples, ())[0] if switched.switches else 0.0
+    if not samples or not switched.switches:
+        return []
+    trials = Trials(switched, samples)
+    built = trials.undone()
     values = sum(switched.graph.elements(a.tensor) for a in switched.activations)
     number = max(_LEAST, min(_MOST, _RUNS // max(1, 3 * len(samples) * values)))
     blamed = {f.tensor for f in findings if f.severity in {HIGH, MEDIUM}}
@@ -29,22 +32,21 @@ def suspects(switched: Switched, measured: Measured, findings: list[Finding], na
     for track in measured.tracks:
         groups.setdefault(track.activation.group, []).append(track.activation.switch)
     rows = []
-    for track in tracks[:number] if samples else []:
+    for track in tracks[:number]:
         together = groups[track.activation.group]
         chosen = together if len(together) <= _SMALL_GROUP else [track.activation.switch]
         layer, operator = named(track.activation.tensor)
         row = {"layer": layer, "operator": operator, "tensor": track.activation.tensor, "kind": "activation"}
-        rows.append(row | _cost(switched, base, samples, chosen))
-    for error in weights[: max(_LEAST, number // 3)] if samples else []:
+        rows.append(row | _cost(trials, built, chosen))
+    for error in weights[: max(_LEAST, number // 3)]:
         node = error.weights.layer
         row = {"layer": title(node, error.weights.name), "operator": node.op_type, "tensor": node.output[0]}
-        rows.append(row | {"kind": "weights"} | _cost(switched, base, samples, [error.weights.switch]))
+        rows.append(row | {"kind": "weights"} | _cost(trials, built, [error.weights.switch]))
     return sorted(rows, key=lambda row: -float(row["gain_db"]))
 
 
-def _cost(switched: Switched, base: float, samples: list[Sample], chosen: list[str]) -> dict[str, float]:
-    without, alone = restored(switched, samples, chosen)
-    return {"gain_db": round(without - base, 2), "alone_db": round(alone, 2)}
+def _cost(trials: Trials, built: float, chosen: list[str]) -> dict[str, float]:
+    return {"gain_db": round(trials.undone(chosen) - built, 2), "alone_db": round(trials.alone(chosen), 2)}
 
 
 def with_gain(finding: Finding, tried: list[Row]) -> Finding:
