@@ -150,7 +150,8 @@ def culprit_line(report: dict[str, Any]) -> str:
     found = report.get("diagnosis", {}).get("culprit") or {}
     if found.get("severity") != "high":
         return ""
-    where = f" in {found['layer']}" if found["layer"] else ""
+    place = "before" if found["cause"].startswith("preprocessing") else "in"
+    where = f" {place} {found['layer']}" if found["layer"] else ""
     return f"{found['cause']}{where}; `edgebuild report` says more"
 
 

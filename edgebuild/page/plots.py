@@ -32,7 +32,7 @@ def along(rows: Sequence[dict[str, Any]], marked: Mapping[str, Any]) -> Markup:
     ]
     mark = [
         joined([_line(x(i), _TOP, x(i), _HEIGHT - _BOTTOM, stroke="var(--red)", stroke_dasharray="4 3"),
-                _text(x(i) + (6 if i < len(rows) * 0.7 else -6), _TOP + 10, "culprit",
+                _text(x(i) + (6 if i < len(rows) * 0.7 else -6), _HEIGHT - _BOTTOM - 6, "culprit",
                       "start" if i < len(rows) * 0.7 else "end", fill="var(--red)")])
         for i in culprit
     ]  # fmt: skip

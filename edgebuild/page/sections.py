@@ -130,7 +130,8 @@ def _serious(rows: Sequence[Report]) -> bool:
 
 
 def _culprit(found: Report) -> Markup:
-    where = joined([" in ", tag("code", found["layer"])]) if found["layer"] else _NOTHING
+    place = " before " if found["cause"].startswith("preprocessing") else " in "
+    where = joined([place, tag("code", found["layer"])]) if found["layer"] else _NOTHING
     return tag(
         "div",
         tag("h2", found["cause"].capitalize(), where),

@@ -42,6 +42,7 @@ def test_help_names_commands_and_exit_codes() -> None:
         "demo",
         "bench",
         "profile",
+        "report",
     ):
         assert command in text
     assert "Exit codes: 0 done, 2 wrong command line, 3 recipe or target, 4 model" in text

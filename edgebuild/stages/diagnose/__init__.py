@@ -34,7 +34,7 @@ __all__ = ["SAMPLES", "diagnose"]
 
 SAMPLES = 32
 _LEAST_SAMPLES = 4
-_ELEMENTS = 40_000_000  # values that are compared: networks with large feature maps get fewer samples
+_ELEMENTS = 64_000_000  # values that are compared: networks with large feature maps get fewer samples
 _UNSEEN = (
     "Swapped colour channels (BGR for RGB) and other mistakes that leave all statistics alike: measure accuracy on "
     "labelled samples to see them."
