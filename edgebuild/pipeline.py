@@ -14,23 +14,24 @@ import math
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, cast
 
 from edgebuild import page, report
+from edgebuild.budget import PRECISIONS, Precision, Step, fallback_of, fewest, ordered, times
 from edgebuild.core import digest, disk, minisign, runner
 from edgebuild.core.cache import CACHE_VARIABLE, Cache
 from edgebuild.core.calibration import CalibrationSet, find_set, has_test, load_set
-from edgebuild.core.errors import CalibrationError, CheckError, ModelError, UsageError
+from edgebuild.core.errors import CalibrationError, CheckError, ModelError, RecipeError, UsageError
 from edgebuild.core.lock import Lock, read_lock, write_lock
 from edgebuild.core.manifest import Tensor, Trigger
 from edgebuild.core.minisign import SecretKey
 from edgebuild.core.plan import read_plan
-from edgebuild.core.recipe import RECIPE_FILE, Calibration, Recipe
+from edgebuild.core.recipe import LOCK_FILE, RECIPE_FILE, Calibration, Recipe
 from edgebuild.core.runner import Trial
 from edgebuild.core.target import Target
 from edgebuild.core.target_file import runs_here
@@ -41,9 +42,10 @@ if TYPE_CHECKING:
     import onnx
 
     from edgebuild.reference import Foreign
-    from edgebuild.stages.quantize import Settings
+    from edgebuild.stages.evaluate import Custom
+    from edgebuild.stages.quantize import Calibrated, Quantized, Settings
 
-STAGES = ("ingest", "quantize", "compile", "runtime", "package", "check", "diagnose", "evaluate", "sign")
+STAGES = ("ingest", "quantize", "compile", "runtime", "package", "check", "evaluate", "fallback", "diagnose", "sign")
 NO_CALIBRATION = "a model is calibrated on real samples only: --calibration FILE.npz, one array per model input"
 
 # Edgebuild's own sources (core aside, which counts everywhere) and the packages that a stage's result depends on.
@@ -54,6 +56,7 @@ _SOURCES = {
     "compile": ("stages/compile", "kernels"),
     "golden": ("stages/check", "reference", *_FOREIGN),
     "check": ("stages/check",),
+    "fallback": ("budget", "stages/check", "stages/evaluate", "stages/quantize", *_FOREIGN),
     "diagnose": ("stages/diagnose",),
     "evaluate": ("stages/evaluate", "reference", *_FOREIGN),
 }
@@ -67,6 +70,7 @@ _PACKAGES = {
     "compile": ("apache-tvm", "numpy", "onnx", "ziglang"),
     "golden": ("apache-tvm", "onnx", "onnxruntime", "ziglang", *_DATA_PACKAGES),
     "check": (),
+    "fallback": ("apache-tvm", "onnx", "onnxruntime", "ziglang", *_DATA_PACKAGES),
     "diagnose": ("onnx", "onnxruntime", *_DATA_PACKAGES),
     "evaluate": ("apache-tvm", "onnx", "onnxruntime", "ziglang", *_DATA_PACKAGES),
 }
@@ -176,6 +180,7 @@ class _Build:
         self._cache = cache
         self._seconds: dict[str, float] = {}
         self._cached = False
+        self._observed: Calibrated | None = None
         recipe = job.recipe
         if recipe.calibration.set is None:
             raise CalibrationError(f"{recipe.name}: no calibration data", NO_CALIBRATION)
@@ -188,37 +193,138 @@ class _Build:
         with self._timed("ingest"):
             ingested = self._ingest()
         meta = _Meta.of(ingested)
+        with ExitStack() as stack:
+            folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="edgebuild-")))
+            built = self._built(ingested, meta, folder, self._known_fallback())
+            if self._misses(built, meta):
+                built = self._within_budget(ingested, meta, folder, built)
+            with self._timed("diagnose"):
+                diagnosis = self._diagnose(ingested, built.quantized, meta)
+        self._keep_fallback(built)
+        packed = built.test.package
+        with self._timed("sign"):
+            data = sign.sign(packed.manifest, packed.files, key)
+        made = report.of_build(
+            packed.manifest,
+            read_plan(built.program.read("plan.bin")),
+            float_bytes=meta.float_bytes,
+            quantization=built.quantized.json("report.json") | {"fallback": built.fallback_rows},
+            checked=built.checked,
+            accuracy=built.accuracy,
+        )
+        made |= {"parity": meta.parity, "signer": key.public.name, "bundle_bytes": len(data), "seconds": self._seconds}
+        made["diagnosis"] = diagnosis
+        manifest = packed.manifest
+        stem = f"{manifest.name}-{manifest.version}-{manifest.target}"
+        return Result(stem, data, made, ingested.folder / "model.onnx", built.quantized.folder / "model.onnx")
+
+    def _built(
+        self, ingested: _Entry, meta: _Meta, folder: Path, fallback: Mapping[str, Precision], rows: Sequence[Step] = ()
+    ) -> "_Built":
+        """Everything from quantization to accuracy, with some layers at a higher precision."""
         with self._timed("quantize"), self._naming_model():
-            quantized = self._quantize(ingested, meta)
+            quantized = self._quantize(ingested, meta, fallback)
+        program, test = self._packed(quantized, meta, folder)
+        with self._timed("check"):
+            checked = self._check(test)
+        with self._timed("evaluate"):
+            accuracy = self._evaluate(test, ingested, quantized, meta)
+        return _Built(quantized, program, test, checked, accuracy, dict(fallback), tuple(rows))
+
+    def _packed(self, quantized: _Entry, meta: _Meta, folder: Path) -> tuple[_Entry, "_Test"]:
         with self._timed("compile"), self._naming_model():
             program = self._compile(quantized)
         with self._timed("runtime"):
             runtime = self._runtime()
         with self._timed("package"):
             packed = self._package(meta, program, runtime, self._golden(quantized, meta))
-        with tempfile.TemporaryDirectory(prefix="edgebuild-") as folder:
-            test = _Test(Path(folder), packed, runtime, self._job.target)
-            with self._timed("check"):
-                checked = self._check(test)
-            with self._timed("diagnose"):
-                diagnosis = self._diagnose(ingested, quantized, meta)
-            with self._timed("evaluate"):
-                accuracy = self._evaluate(test, ingested, quantized, meta)
-        with self._timed("sign"):
-            data = sign.sign(packed.manifest, packed.files, key)
-        made = report.of_build(
-            packed.manifest,
-            read_plan(program.read("plan.bin")),
-            float_bytes=meta.float_bytes,
-            quantization=quantized.json("report.json"),
-            checked=checked,
-            accuracy=accuracy,
-        )
-        made |= {"parity": meta.parity, "signer": key.public.name, "bundle_bytes": len(data), "seconds": self._seconds}
-        made["diagnosis"] = diagnosis
-        manifest = packed.manifest
-        stem = f"{manifest.name}-{manifest.version}-{manifest.target}"
-        return Result(stem, data, made, ingested.folder / "model.onnx", quantized.folder / "model.onnx")
+        place = Path(tempfile.mkdtemp(dir=folder))
+        return program, _Test(place, packed, runtime, self._job.target)
+
+    def _known_fallback(self) -> dict[str, Precision]:
+        """What an earlier build measured for this kind of CPU."""
+        if self._job.update_lock or self._job.recipe.model.precision == "float32":
+            return {}
+        return cast("dict[str, Precision]", dict(self._lock.fallback.get(self._job.target.isa, {})))
+
+    def _keep_fallback(self, built: "_Built") -> None:
+        if self._job.update_lock:
+            self._lock = self._lock.with_fallback(self._job.target.isa, built.fallback)
+            write_lock(self._job.recipe.folder, self._lock)
+
+    def _misses(self, built: "_Built", meta: _Meta) -> bool:
+        """Whether the budget is missed, and layers may still leave 8 bits. Raises CheckError where they may not."""
+        over = self._over(built.accuracy, meta)
+        if over is None:
+            return False
+        tried = built.fallback or built.quantized.json("report.json")["passed_through"]
+        if tried or self._job.recipe.model.precision == "float32":
+            raise self._missed(built.accuracy, over)
+        return True
+
+    def _within_budget(self, ingested: _Entry, meta: _Meta, folder: Path, built: "_Built") -> "_Built":
+        """The build in which as few layers as the budget needs leave 8 bits. Raises CheckError when none is enough."""
+        accept = self._job.recipe.accept
+        assert accept is not None
+        with self._timed("fallback"), self._naming_model():
+            entry = self._fallback(ingested, meta, folder, built)
+        found = entry.json("fallback.json")
+        steps = [Step(**row) for row in found["steps"]]
+        if found["met"]:
+            built = self._built(ingested, meta, folder, fallback_of(steps), steps)
+        over = self._over(built.accuracy, meta)
+        if over is None:
+            return built
+        best = "" if found["drop"] is None else f"; with {len(steps)} layers at a higher precision {found['drop']:.4g}"
+        raise self._missed(built.accuracy, over, best)
+
+    def _fallback(self, ingested: _Entry, meta: _Meta, folder: Path, built: "_Built") -> _Entry:
+        accept = self._job.recipe.accept
+        data, _, whole = self._judges()
+
+        def make() -> dict[str, bytes]:
+            from edgebuild.stages import evaluate, quantize  # noqa: PLC0415 - imports onnxruntime
+
+            found = self._calibrated(ingested, meta)
+            layers = quantize.layers(found)
+            tried = [(layer, kind) for kind in PRECISIONS for layer in layers]
+            told = self._progress("fallback", len(tried))
+            errors = quantize.errors(found, [{}, *({layer[0]: kind} for layer, kind in tried)], told)
+            costs = self._costs(found, layers, meta, folder, built)
+            steps = ordered([
+                Step(*layer, kind, 1 - error / errors[0] if errors[0] else 0.0, costs[kind].get(layer[1], math.inf))
+                for (layer, kind), error in zip(tried, errors[1:], strict=True)
+            ])  # fmt: skip
+            custom = self._own_metric()
+
+            def drop(fallback: Mapping[str, Precision]) -> float:
+                batch = evaluate.graph(quantize.finished(found, fallback).model)
+                samples = data.labelled(meta.inputs, whole)
+                return evaluate.evaluate(_model(ingested), batch, samples, accept.metric, custom).drop  # type: ignore[union-attr]
+
+            outcome = fewest(steps, drop, accept.max_drop)  # type: ignore[union-attr]
+            rows = [dataclasses.asdict(step) for step in outcome.steps]
+            least = outcome.drop if math.isfinite(outcome.drop) else None
+            return {"fallback.json": _json({"steps": rows, "met": outcome.met, "drop": least})}
+
+        keys = [ingested.digest, built.quantized.digest, built.test.digest, data.digest(), repr(accept), str(whole)]
+        return self._entry("fallback", keys, make)
+
+    def _costs(
+        self, found: "Calibrated", layers: list[tuple[str, str, str]], meta: _Meta, folder: Path, built: "_Built"
+    ) -> dict[str, dict[str, float]]:
+        """By precision and layer: how many microseconds longer it takes than in 8 bits, here and now."""
+        from edgebuild.stages.quantize import finished  # noqa: PLC0415 - imports onnxruntime
+
+        plain = times(check.profile(built.test.trial, built.test.golden_inputs, built.test.folder))
+        costs: dict[str, dict[str, float]] = {}
+        for kind in PRECISIONS:
+            quantized = finished(found, {layer[0]: kind for layer in layers})
+            entry = _Entry(self._cache.put(digest.of_parts("cost", kind, built.test.digest), _files(quantized)))
+            _, test = self._packed(entry, meta, folder)
+            slow = times(check.profile(test.trial, test.golden_inputs, test.folder))
+            costs[kind] = {name: slow[name] - plain[name] for _, name, _ in layers if name in slow and name in plain}
+        return costs
 
     @contextmanager
     def _timed(self, stage: str) -> Iterator[None]:
@@ -272,29 +378,49 @@ class _Build:
         )
         return {"model.onnx": found.model.SerializeToString(deterministic=True), "meta.json": meta.to_json()}
 
-    def _quantize(self, ingested: _Entry, meta: _Meta) -> _Entry:
+    def _quantize(self, ingested: _Entry, meta: _Meta, fallback: Mapping[str, Precision]) -> _Entry:
         settings, precision = self._job.recipe.calibration, self._job.recipe.model.precision
 
         def make() -> dict[str, bytes]:
-            from edgebuild.stages.quantize import keep_float, quantize  # noqa: PLC0415 - imports onnxruntime
+            from edgebuild.stages import quantize  # noqa: PLC0415 - imports onnxruntime
 
+            model = _model(ingested)
             if precision == "float32":
-                quantized = keep_float(_model(ingested))
-            else:
-                quantized = quantize(
-                    _model(ingested),
-                    lambda: self._calibration.samples(meta.inputs, settings.samples),
-                    _settings(settings),
-                    progress=self._progress("quantize", 2 * settings.samples),
-                )
-            return {
-                "model.onnx": quantized.model.SerializeToString(deterministic=True),
-                "float.onnx": quantized.floating.SerializeToString(deterministic=True),
-                "report.json": _json(quantized.report),
-            }
+                return _files(quantize.keep_float(model))
+            if quantize.is_quantized(model):
+                return _files(quantize.passed_through(model))
+            found = self._calibrated(ingested, meta)
+            known = {layer[0] for layer in quantize.layers(found)}
+            for layer in fallback:
+                if layer not in known:
+                    raise RecipeError(
+                        f"{self._job.recipe.folder / LOCK_FILE}: fallback: the model has no layer '{layer}'",
+                        "measure again: edgebuild compile --update-lock",
+                    )
+            return _files(quantize.finished(found, fallback))
 
-        inputs = [ingested.digest, self._calibration.digest(), repr(settings), precision]
+        inputs = [
+            ingested.digest,
+            self._calibration.digest(),
+            repr(settings),
+            precision,
+            repr(sorted(fallback.items())),
+        ]
         return self._entry("quantize", inputs, make)
+
+    def _calibrated(self, ingested: _Entry, meta: _Meta) -> "Calibrated":
+        """What the samples showed; kept while this build goes on."""
+        from edgebuild.stages.quantize import calibration  # noqa: PLC0415 - imports onnxruntime
+
+        settings = self._job.recipe.calibration
+        if self._observed is None:
+            self._observed = calibration(
+                _model(ingested),
+                lambda: self._calibration.samples(meta.inputs, settings.samples),
+                _settings(settings),
+                progress=self._progress("quantize", 2 * settings.samples),
+            )
+        return self._observed
 
     def _compile(self, quantized: _Entry) -> _Entry:
         target = self._job.target
@@ -413,7 +539,7 @@ class _Build:
                 limit = min(whole or sys.maxsize, evaluate.interpreter_limit(macs))
                 integer = evaluate.interpreter(_model(quantized), _foreign)
             samples = data.labelled(meta.inputs, limit)
-            custom = evaluate.load_metric(own, accept.own[1]) if own and accept and accept.own else None
+            custom = self._own_metric()
             metric = accept.metric if accept else None
             found = evaluate.evaluate(_model(ingested), integer, samples, metric, custom).to_json()
             found |= {"data": named, "engine": "edgebuild-run" if test.native else "interpreter"}
@@ -437,8 +563,15 @@ class _Build:
             return load_set(self._place, "test"), "test", None
         return self._calibration, "calibration", recipe.calibration.samples
 
+    def _own_metric(self) -> "Custom | None":
+        """The metric that the recipe brings along."""
+        from edgebuild.stages.evaluate import load_metric  # noqa: PLC0415 - imports onnxruntime
+
+        accept, folder = self._job.recipe.accept, self._job.recipe.folder
+        return load_metric(folder / accept.own[0], accept.own[1]) if accept and accept.own else None
+
     def _judged(self, accuracy: dict[str, Any], meta: _Meta) -> str:
-        """`none`, `met`, or `not judged: …`; raises CheckError when the recipe's budget is missed."""
+        """`none`, `met`, `missed`, or `not judged: …`."""
         accept = self._job.recipe.accept
         if accept is None:
             return "none"
@@ -450,16 +583,45 @@ class _Build:
             return f"not judged: the samples have no labels for {accept.metric}"
         if accuracy["data"] != accept.data:
             return f"not judged: the set has no held-out part, and [accept] data is '{accept.data}'"
-        over = accuracy["drop"] - accept.max_drop
-        if over <= 0:
-            return "met"
+        return "met" if accuracy["drop"] <= accept.max_drop else "missed"
+
+    def _over(self, accuracy: dict[str, Any], meta: _Meta) -> float | None:
+        """By how many points the budget is missed; None where it is met or not judged."""
+        accept = self._job.recipe.accept
+        if accept is None or self._judged(accuracy, meta) != "missed":
+            return None
+        return float(accuracy["drop"] - accept.max_drop)
+
+    def _missed(self, accuracy: dict[str, Any], over: float, best: str = "") -> CheckError:
+        accept = self._job.recipe.accept
+        assert accept is not None
         low, high = accuracy["interval"] or (math.nan, math.nan)
-        raise CheckError(
+        return CheckError(
             f"{self._job.recipe.name}: INT8 loses {accuracy['drop']:.4g} points of {accept.metric} "
-            f"(95 % interval {low:.4g} to {high:.4g}, {accuracy['samples']} samples); [accept] max_drop allows "
+            f"(95 % interval {low:.4g} to {high:.4g}, {accuracy['samples']} samples{best}); [accept] max_drop allows "
             f"{accept.max_drop:g}: {over:.4g} too many",
-            "calibrate on more samples that look like what the function will see; edgebuild report names the culprit",
+            "calibrate on more samples that look like what the function will see, or allow a larger max_drop",
         )
+
+
+@dataclass(frozen=True)
+class _Built:
+    """One way through the stages."""
+
+    quantized: _Entry
+    program: _Entry
+    test: "_Test"
+    checked: dict[str, Any]
+    accuracy: dict[str, Any]
+    fallback: dict[str, Precision]
+    steps: tuple[Step, ...]
+
+    @property
+    def fallback_rows(self) -> list[dict[str, Any]]:
+        """For the report; without gain and cost where recipe.lock says what falls back."""
+        if self.steps:
+            return [step.to_json() for step in self.steps]
+        return [{"layer": layer, "key": layer, "precision": kind} for layer, kind in self.fallback.items()]
 
 
 class _Test:
@@ -550,6 +712,15 @@ def _runner() -> "Foreign":
 def _foreign(node: "onnx.NodeProto", opset: int, inputs: list[Any], constant: list[bool]) -> list[Any]:
     """Runs an operator that TVM lowers; TVM is imported with the first of them."""
     return _runner()(node, opset, inputs, constant)
+
+
+def _files(quantized: "Quantized") -> dict[str, bytes]:
+    """What the quantize stage leaves in the cache."""
+    return {
+        "model.onnx": quantized.model.SerializeToString(deterministic=True),
+        "float.onnx": quantized.floating.SerializeToString(deterministic=True),
+        "report.json": _json(quantized.report),
+    }
 
 
 def _weight_bytes(model: "onnx.ModelProto") -> int:

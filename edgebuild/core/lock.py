@@ -5,6 +5,9 @@
     [schedules.avx2]             # for each instruction set: shape = block sizes, as `kernels.schedules` spells them
     "conv 1x56x56x24 to 56x56x144 k1x1 s1x1 p0x0 d1x1 g1" = "6x2x1"
 
+    [fallback.avx2]              # layers that leave 8 bits to meet [accept]: "int16" inputs, or "float32"
+    "model.features.3.conv" = "int16"
+
 `edgebuild compile --update-lock` writes it; it belongs under version control.
 """
 
@@ -23,20 +26,34 @@ _TITLE = "# What `edgebuild compile --update-lock` measured for this recipe; kee
 
 @dataclass(frozen=True)
 class Lock:
-    """`schedules`: instruction set → shape → block sizes."""
+    """`schedules`: instruction set → shape → block sizes; `fallback`: instruction set → layer → precision."""
 
     version: Literal[1] = 1
     schedules: dict[str, dict[str, str]] = field(default_factory=dict)
+    fallback: dict[str, dict[str, str]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for isa, layers in self.fallback.items():
+            for layer, precision in layers.items():
+                if precision not in ("int16", "float32"):
+                    raise ValueError(f"fallback.{isa}: '{layer}': {precision!r} is neither 'int16' nor 'float32'")
 
     def with_schedules(self, isa: str, schedules: Mapping[str, str]) -> "Lock":
         """The same lock with other schedules for one instruction set."""
         return replace(self, schedules={**self.schedules, isa: dict(schedules)})
+
+    def with_fallback(self, isa: str, fallback: Mapping[str, str]) -> "Lock":
+        """The same lock with other fallbacks for one instruction set; none where nothing falls back."""
+        kept = {name: layers for name, layers in self.fallback.items() if name != isa}
+        return replace(self, fallback={**kept, isa: dict(fallback)} if fallback else kept)
 
     def to_toml(self) -> str:
         """In one canonical form: tables and keys in order."""
         lines = [_TITLE, f"version = {self.version}"]
         for isa, schedules in sorted(self.schedules.items()):
             lines += ["", f"[schedules.{json.dumps(isa)}]", *table_lines(schedules)]
+        for isa, fallback in sorted(self.fallback.items()):
+            lines += ["", f"[fallback.{json.dumps(isa)}]", *table_lines(fallback)]
         return "\n".join(lines) + "\n"
 
 

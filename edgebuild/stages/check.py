@@ -1,12 +1,13 @@
 """Check: the signed bundle, run by the real `edgebuild-run`, reproduces the golden outputs, before anyone gets it."""
 
 import io
+import json
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edgebuild.core.errors import CheckError
-from edgebuild.core.runner import Trial, said
+from edgebuild.core.runner import REPORT, Trial, said
 
 if TYPE_CHECKING:
     import numpy as np
@@ -53,3 +54,17 @@ def latency(trial: Trial, samples: "dict[str, Array]", folder: Path, runs: int =
     count = runs + WARM_UP
     stacked = {name: np.resize(array, (count, *array.shape[1:])) for name, array in samples.items()}
     return [line["latency_us"] for line in trial.frames(stacked, folder)][WARM_UP:]
+
+
+def profile(trial: Trial, samples: "dict[str, Array]", folder: Path, runs: int = RUNS) -> list[dict[str, Any]]:
+    """The least time of each operator on one thread: lines with `op` and `latency_us`."""
+    import numpy as np  # noqa: PLC0415
+
+    arguments = []
+    for name, array in samples.items():
+        np.save(folder / f"{name}.npy", array[:1], allow_pickle=False)
+        arguments += ["--input", f"{name}={folder / name}.npy"]
+    done = trial.run("--threads", "1", "--no-pace", "--profile", "--json", "--repeat", str(runs), *arguments)
+    if done.returncode != 0:
+        raise CheckError(f"edgebuild-run fails on the compiled program: {said(done)}", REPORT)
+    return [line for line in map(json.loads, done.stderr.splitlines()) if "op" in line]

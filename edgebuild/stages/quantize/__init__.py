@@ -1,6 +1,6 @@
 """Quantize: float ONNX in, QDQ ONNX of SPEC section 9 and a report out."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,11 +9,20 @@ import onnx
 from edgebuild.core.errors import ModelError
 from edgebuild.stages.quantize.boundaries import Boundaries
 from edgebuild.stages.quantize.calibrate import InputSpec, Sample, check_sample, input_specs
-from edgebuild.stages.quantize.calibrated import Calibrated, Fallback, Samples, Settings, calibrated_network, factors_of
+from edgebuild.stages.quantize.calibrated import (
+    Calibrated,
+    Fallback,
+    Samples,
+    Settings,
+    calibrated_network,
+    factors_of,
+    floating_of,
+)
 from edgebuild.stages.quantize.fold import fold
 from edgebuild.stages.quantize.graph import Graph, key
 from edgebuild.stages.quantize.insert import Parameters
 from edgebuild.stages.quantize.observers import Range
+from edgebuild.stages.quantize.operators import is_weighted
 from edgebuild.stages.quantize.select import Selection
 from edgebuild.stages.quantize.strip import without_rounding
 from edgebuild.stages.quantize.support import check_operators
@@ -28,9 +37,13 @@ __all__ = [
     "Settings",
     "calibration",
     "check_sample",
+    "errors",
     "finished",
     "input_specs",
+    "is_quantized",
     "keep_float",
+    "layers",
+    "passed_through",
     "quantize",
 ]
 
@@ -66,11 +79,16 @@ def quantize(
     holds Q/DQ already is checked and passed through. Raises ModelError, CalibrationError, UsageError.
     """
     if is_quantized(model):
-        verify(model)
-        check_operators(Graph(model))
-        report = _report(observer="", tensors=activation_tensors(model)) | {"passed_through": True}
-        return Quantized(share_parameters(model), report, without_rounding(model))
+        return passed_through(model)
     return finished(calibration(model, samples, settings, progress=progress))
+
+
+def passed_through(model: onnx.ModelProto) -> Quantized:
+    """A model that holds Q/DQ already, checked, its own scales kept. Raises ModelError."""
+    verify(model)
+    check_operators(Graph(model))
+    report = _report(observer="", tensors=activation_tensors(model)) | {"passed_through": True}
+    return Quantized(share_parameters(model), report, without_rounding(model))
 
 
 def calibration(
@@ -97,6 +115,27 @@ def finished(found: Calibrated, fallback: Fallback | None = None) -> Quantized:
     result = plan.model(chosen)
     onnx.checker.check_model(result, full_check=True)
     return Quantized(result, report, found.network.graph.to_model())
+
+
+def layers(found: Calibrated) -> list[tuple[str, str, str]]:
+    """Key, name and operator of each layer with weights that runs as integers, in order."""
+    quantized = found.plan().selection.quantized
+    graph = found.network.graph
+    return [(key(n), n.name, n.op_type) for n in graph.nodes if key(n) in quantized and is_weighted(graph, n)]
+
+
+def errors(
+    found: Calibrated, tried: Sequence[Fallback], progress: Callable[[int], None] | None = None
+) -> list[float]:
+    """The error at the outputs (energy, in relation to theirs) on held-out samples, with each fallback."""
+    found.watch([found.network.plan(floating_of(fallback)) for fallback in tried])
+    result = []
+    for number, fallback in enumerate(tried, start=1):
+        plan = found.plan(fallback)
+        result.append(found.judge.error(plan.model(found.choose(plan, fallback)[1])))
+        if progress:
+            progress(number)
+    return result
 
 
 def keep_float(model: onnx.ModelProto) -> Quantized:

@@ -65,17 +65,28 @@ class Calibrated:
 
     def plan(self, fallback: Fallback | None = None) -> Plan:
         """What is rounded."""
-        floating = frozenset(k for k, kind in (fallback or {}).items() if kind == "float32")
-        plan = self.network.plan(floating)
-        if new := self.network.unseen(plan):
-            self.again({name: [watcher] for name, watcher in new.items()})
+        plan = self.network.plan(floating_of(fallback or {}))
+        self.watch([plan])
         return plan
+
+    def watch(self, plans: Sequence[Plan]) -> None:
+        """Runs the samples once more if the plans round tensors whose values were not seen."""
+        new: dict[str, list[Watcher]] = {}
+        for plan in plans:
+            new |= {name: [seen] for name, seen in self.network.unseen(plan).items()}
+        if new:
+            self.again(new)
 
     def choose(self, plan: Plan, fallback: Fallback | None = None) -> tuple[dict[str, Range], dict[str, Affine]]:
         """The range, and scale and zero point, of every group of tensors."""
         _check_overrides(self.settings, plan.boundaries)
         found = _ranges(plan, rules(self.settings.observer, self.settings.percentile)[self.rule], self.settings)
         return found, _parameters(plan, found, self.settings, fallback or {})
+
+
+def floating_of(fallback: Fallback) -> frozenset[str]:
+    """The layers that stay float32."""
+    return frozenset(layer for layer, kind in fallback.items() if kind == "float32")
 
 
 def calibrated_network(
@@ -255,4 +266,4 @@ def factors_of(network: Network) -> list[dict[str, Any]]:
     return [{"tensor": n, "smallest": float(f.min()), "largest": float(f.max())} for n, f in made.items()]
 
 
-__all__ = ["Calibrated", "Fallback", "Samples", "Settings", "Statistics", "calibrated_network", "factors_of"]
+__all__ = ["Calibrated", "Fallback", "Samples", "Settings", "Statistics", "calibrated_network", "factors_of", "floating_of"]
