@@ -16,7 +16,6 @@ from edgebuild.core.recipe import (
     Identity,
     Model,
     Recipe,
-    is_saved_model,
     load_recipe,
     saved_kind,
 )
@@ -72,9 +71,7 @@ def _folder(wanted: str | None) -> Path:
 
 def _is_saved(path: Path) -> bool:
     """Whether `path` names a saved model; a folder with a recipe is a recipe."""
-    if path.is_dir():
-        return is_saved_model(path) and not (path / RECIPE_FILE).is_file()
-    return saved_kind(path) is not None
+    return saved_kind(path) is not None and not (path / RECIPE_FILE).is_file()
 
 
 def _of_saved(path: Path, overrides: Overrides) -> Recipe:
@@ -82,7 +79,8 @@ def _of_saved(path: Path, overrides: Overrides) -> Recipe:
     kind = saved_kind(path)
     assert kind is not None
     if kind != "saved_model" and not path.is_file():
-        raise UsageError(f"{path}: no such file", "name a model, a recipe's folder, or a recipe of `edgebuild recipes`")
+        what = f"is a folder, not {SAVED[kind]}" if path.is_dir() else "no such file"
+        raise UsageError(f"{path}: {what}", "name a model, a recipe's folder, or a recipe of `edgebuild recipes`")
     for option, given in (("--weights", overrides.weights), ("--seed", overrides.seed)):
         if given is not None:
             raise UsageError(f"{option} is for recipes; {SAVED[kind]} holds its weights", f"leave out {option}")

@@ -132,7 +132,7 @@ def test_models(
 
 def test_a_folder_called_onnx(edgebuild) -> None:
     Path("m.onnx").mkdir()
-    refused(edgebuild("compile", "m.onnx"), 2, "m.onnx: is a folder, not an ONNX file", "name an .onnx file")
+    refused(edgebuild("compile", "m.onnx"), 2, "m.onnx: is a folder, not an ONNX file", "name a model")
 
 
 TARGET = """
