@@ -45,7 +45,19 @@ if TYPE_CHECKING:
     from edgebuild.stages.evaluate import Custom
     from edgebuild.stages.quantize import Calibrated, Quantized, Settings
 
-STAGES = ("ingest", "quantize", "compile", "runtime", "package", "check", "evaluate", "fallback", "diagnose", "sign")
+STAGES = (
+    "ingest",
+    "quantize",
+    "compile",
+    "runtime",
+    "package",
+    "check",
+    "evaluate",
+    "fallback",
+    "precision",
+    "diagnose",
+    "sign",
+)
 NO_CALIBRATION = "a model is calibrated on real samples only: --calibration FILE.npz, one array per model input"
 
 # Edgebuild's own sources (core aside, which counts everywhere) and the packages that a stage's result depends on.
@@ -56,6 +68,7 @@ _SOURCES = {
     "compile": ("stages/compile", "kernels"),
     "golden": ("stages/check", "reference", *_FOREIGN),
     "check": ("stages/check",),
+    "precision": ("stages/check", "stages/quantize", *_FOREIGN),
     "fallback": ("budget", "stages/check", "stages/evaluate", "stages/quantize", *_FOREIGN),
     "diagnose": ("stages/diagnose",),
     "evaluate": ("stages/evaluate", "reference", *_FOREIGN),
@@ -70,10 +83,16 @@ _PACKAGES = {
     "compile": ("apache-tvm", "numpy", "onnx", "ziglang"),
     "golden": ("apache-tvm", "onnx", "onnxruntime", "ziglang", *_DATA_PACKAGES),
     "check": (),
+    "precision": ("apache-tvm", "onnx", "onnxruntime", "ziglang"),
     "fallback": ("apache-tvm", "onnx", "onnxruntime", "ziglang", *_DATA_PACKAGES),
     "diagnose": ("onnx", "onnxruntime", *_DATA_PACKAGES),
     "evaluate": ("apache-tvm", "onnx", "onnxruntime", "ziglang", *_DATA_PACKAGES),
 }
+_FLOATING = 0.35
+"""The share of the time that operators in float32 take, from which on the whole network is tried in float32."""
+_CLEARLY = 0.95
+"""How much faster float32 has to be, as a share of the time in INT8."""
+_ROUNDS = 3
 
 
 class Listener(Protocol):
@@ -181,11 +200,15 @@ class _Build:
         self._seconds: dict[str, float] = {}
         self._cached = False
         self._observed: Calibrated | None = None
+        self._compared: dict[str, float] = {}
         recipe = job.recipe
         if recipe.calibration.set is None:
             raise CalibrationError(f"{recipe.name}: no calibration data", NO_CALIBRATION)
         _check_search(job)
         self._lock = Lock() if job.of_file else read_lock(recipe.folder)
+        locked = {} if job.update_lock else self._lock.precision
+        whole = recipe.model.precision
+        self._precision = "float32" if whole == "float32" else locked.get(job.target.isa, whole)
         self._place = find_set(recipe.calibration.set, recipe.folder)
         self._calibration = load_set(self._place)
 
@@ -196,11 +219,12 @@ class _Build:
         with ExitStack() as stack:
             folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="edgebuild-")))
             built = self._built(ingested, meta, folder, self._known_fallback())
-            if self._misses(built, meta):
+            if self._misses(ingested, built, meta):
                 built = self._within_budget(ingested, meta, folder, built)
+            built = self._faster(ingested, meta, folder, built)
             with self._timed("diagnose"):
                 diagnosis = self._diagnose(ingested, built.quantized, meta)
-        self._keep_fallback(built)
+        self._keep(built)
         packed = built.test.package
         with self._timed("sign"):
             data = sign.sign(packed.manifest, packed.files, key)
@@ -213,7 +237,7 @@ class _Build:
             accuracy=built.accuracy,
         )
         made |= {"parity": meta.parity, "signer": key.public.name, "bundle_bytes": len(data), "seconds": self._seconds}
-        made["diagnosis"] = diagnosis
+        made |= {"diagnosis": diagnosis, "precision": {"chosen": self._precision, **self._compared}}
         manifest = packed.manifest
         stem = f"{manifest.name}-{manifest.version}-{manifest.target}"
         return Result(stem, data, made, ingested.folder / "model.onnx", built.quantized.folder / "model.onnx")
@@ -243,23 +267,64 @@ class _Build:
 
     def _known_fallback(self) -> dict[str, Precision]:
         """What an earlier build measured for this kind of CPU."""
-        if self._job.update_lock or self._job.recipe.model.precision == "float32":
+        if self._job.update_lock or self._precision == "float32":
             return {}
         return cast("dict[str, Precision]", dict(self._lock.fallback.get(self._job.target.isa, {})))
 
-    def _keep_fallback(self, built: "_Built") -> None:
+    def _keep(self, built: "_Built") -> None:
+        """What was measured goes to recipe.lock, where that was asked for."""
+        isa = self._job.target.isa
         if self._job.update_lock:
-            self._lock = self._lock.with_fallback(self._job.target.isa, built.fallback)
+            self._lock = self._lock.with_fallback(isa, built.fallback)
+            if self._compared:
+                self._lock = self._lock.with_precision(isa, self._precision)
             write_lock(self._job.recipe.folder, self._lock)
 
-    def _misses(self, built: "_Built", meta: _Meta) -> bool:
+    def _faster(self, ingested: _Entry, meta: _Meta, folder: Path, built: "_Built") -> "_Built":
+        """The same in float32, where that is faster: a network whose operators mostly have no integer form."""
+        quantization = built.quantized.json("report.json")
+        known = not self._job.update_lock and self._job.target.isa in self._lock.precision
+        if known or not built.test.native or self._precision == "float32" or quantization["passed_through"]:
+            return built
+        with self._timed("precision"), self._naming_model():
+            entry = self._precisions(ingested, meta, folder, built)
+        self._compared = entry.json("precision.json")
+        if self._compared and self._compared["float32_us"] < _CLEARLY * self._compared["int8_us"]:
+            self._precision = "float32"
+            return self._built(ingested, meta, folder, {})
+        return built
+
+    def _precisions(self, ingested: _Entry, meta: _Meta, folder: Path, built: "_Built") -> _Entry:
+        """The latencies of both, in turns; nothing where integers take most of the time anyway."""
+
+        def make() -> dict[str, bytes]:
+            from edgebuild.stages.quantize import keep_float  # noqa: PLC0415 - imports onnxruntime
+
+            test, plan = built.test, read_plan(built.program.read("plan.bin"))
+            lines = check.profile(test.trial, test.golden_inputs, test.folder)
+            spent = [line["latency_us"] for line in lines]
+            floating = sum(us for us, op in zip(spent, plan.ops, strict=True) if not op.integer)
+            if floating < _FLOATING * sum(spent):
+                return {"precision.json": _json({})}
+            parts = _files(keep_float(_model(ingested)))
+            entry = _Entry(self._cache.put(digest.of_parts("float32", ingested.digest, test.digest), parts))
+            _, other = self._packed(entry, meta, folder)
+            found = {"int8_us": math.inf, "float32_us": math.inf}
+            for _ in range(_ROUNDS):
+                for name, one in (("int8_us", test), ("float32_us", other)):
+                    found[name] = min(found[name], *check.latency(one.trial, one.golden_inputs, one.folder))
+            return {"precision.json": _json(found)}
+
+        return self._entry("precision", [ingested.digest, built.test.digest], make)
+
+    def _misses(self, ingested: _Entry, built: "_Built", meta: _Meta) -> bool:
         """Whether the budget is missed, and layers may still leave 8 bits. Raises CheckError where they may not."""
         over = self._over(built.accuracy, meta)
         if over is None:
             return False
         tried = built.fallback or built.quantized.json("report.json")["passed_through"]
-        if tried or self._job.recipe.model.precision == "float32":
-            raise self._missed(built.accuracy, over)
+        if tried or self._precision == "float32":
+            raise self._missed(ingested, built, meta, over)
         return True
 
     def _within_budget(self, ingested: _Entry, meta: _Meta, folder: Path, built: "_Built") -> "_Built":
@@ -276,7 +341,7 @@ class _Build:
         if over is None:
             return built
         best = "" if found["drop"] is None else f"; with {len(steps)} layers at a higher precision {found['drop']:.4g}"
-        raise self._missed(built.accuracy, over, best)
+        raise self._missed(ingested, built, meta, over, best)
 
     def _fallback(self, ingested: _Entry, meta: _Meta, folder: Path, built: "_Built") -> _Entry:
         accept = self._job.recipe.accept
@@ -379,7 +444,7 @@ class _Build:
         return {"model.onnx": found.model.SerializeToString(deterministic=True), "meta.json": meta.to_json()}
 
     def _quantize(self, ingested: _Entry, meta: _Meta, fallback: Mapping[str, Precision]) -> _Entry:
-        settings, precision = self._job.recipe.calibration, self._job.recipe.model.precision
+        settings, precision = self._job.recipe.calibration, self._precision
 
         def make() -> dict[str, bytes]:
             from edgebuild.stages import quantize  # noqa: PLC0415 - imports onnxruntime
@@ -592,15 +657,22 @@ class _Build:
             return None
         return float(accuracy["drop"] - accept.max_drop)
 
-    def _missed(self, accuracy: dict[str, Any], over: float, best: str = "") -> CheckError:
-        accept = self._job.recipe.accept
+    def _missed(self, ingested: _Entry, built: "_Built", meta: _Meta, over: float, best: str = "") -> CheckError:
+        """The error; its hint is the remedy for what diagnosis names first."""
+        accept, accuracy = self._job.recipe.accept, built.accuracy
         assert accept is not None
         low, high = accuracy["interval"] or (math.nan, math.nan)
+        with self._timed("diagnose"):
+            findings = self._diagnose(ingested, built.quantized, meta).get("findings") or []
+        serious = [f for f in findings if f["severity"] == "high"]
+        hint = "calibrate on more samples that look like what the function will see, or allow a larger max_drop"
+        if serious:
+            hint = f"{serious[0]['layer']}: {serious[0]['cause']}: {serious[0]['what']} {serious[0]['remedy']}"
         return CheckError(
             f"{self._job.recipe.name}: INT8 loses {accuracy['drop']:.4g} points of {accept.metric} "
             f"(95 % interval {low:.4g} to {high:.4g}, {accuracy['samples']} samples{best}); [accept] max_drop allows "
             f"{accept.max_drop:g}: {over:.4g} too many",
-            "calibrate on more samples that look like what the function will see, or allow a larger max_drop",
+            hint,
         )
 
 

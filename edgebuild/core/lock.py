@@ -8,6 +8,9 @@
     [fallback.avx2]              # layers that leave 8 bits to meet [accept]: "int16" inputs, or "float32"
     "model.features.3.conv" = "int16"
 
+    [precision]                  # instruction sets for which the network is faster in "float32", or in "int8"
+    "sse2" = "float32"
+
 `edgebuild compile --update-lock` writes it; it belongs under version control.
 """
 
@@ -26,17 +29,24 @@ _TITLE = "# What `edgebuild compile --update-lock` measured for this recipe; kee
 
 @dataclass(frozen=True)
 class Lock:
-    """`schedules`: instruction set → shape → block sizes; `fallback`: instruction set → layer → precision."""
+    """`schedules`: instruction set → shape → block sizes; `fallback`: instruction set → layer → precision; `precision`:
+    instruction set → what the whole network is compiled in.
+    """
 
     version: Literal[1] = 1
     schedules: dict[str, dict[str, str]] = field(default_factory=dict)
     fallback: dict[str, dict[str, str]] = field(default_factory=dict)
+    precision: dict[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         for isa, layers in self.fallback.items():
             for layer, precision in layers.items():
                 if precision not in ("int16", "float32"):
                     raise ValueError(f"fallback.{isa}: '{layer}': {precision!r} is neither 'int16' nor 'float32'")
+
+        for isa, precision in self.precision.items():
+            if precision not in ("int8", "float32"):
+                raise ValueError(f"precision: '{isa}': {precision!r} is neither 'int8' nor 'float32'")
 
     def with_schedules(self, isa: str, schedules: Mapping[str, str]) -> "Lock":
         """The same lock with other schedules for one instruction set."""
@@ -47,6 +57,10 @@ class Lock:
         kept = {name: layers for name, layers in self.fallback.items() if name != isa}
         return replace(self, fallback={**kept, isa: dict(fallback)} if fallback else kept)
 
+    def with_precision(self, isa: str, precision: str) -> "Lock":
+        """The same lock with another precision for one instruction set."""
+        return replace(self, precision={**self.precision, isa: precision})
+
     def to_toml(self) -> str:
         """In one canonical form: tables and keys in order."""
         lines = [_TITLE, f"version = {self.version}"]
@@ -54,6 +68,8 @@ class Lock:
             lines += ["", f"[schedules.{json.dumps(isa)}]", *table_lines(schedules)]
         for isa, fallback in sorted(self.fallback.items()):
             lines += ["", f"[fallback.{json.dumps(isa)}]", *table_lines(fallback)]
+        if self.precision:
+            lines += ["", "[precision]", *table_lines(self.precision)]
         return "\n".join(lines) + "\n"
 
 

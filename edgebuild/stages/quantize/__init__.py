@@ -7,6 +7,7 @@ from typing import Any
 import onnx
 
 from edgebuild.core.errors import ModelError
+from edgebuild.stages.quantize.biases import with_fitting_biases
 from edgebuild.stages.quantize.boundaries import Boundaries
 from edgebuild.stages.quantize.calibrate import InputSpec, Sample, check_sample, input_specs
 from edgebuild.stages.quantize.calibrated import (
@@ -88,7 +89,7 @@ def passed_through(model: onnx.ModelProto) -> Quantized:
     verify(model)
     check_operators(Graph(model))
     report = _report(observer="", tensors=activation_tensors(model)) | {"passed_through": True}
-    return Quantized(share_parameters(model), report, without_rounding(model))
+    return Quantized(share_parameters(with_fitting_biases(model)), report, without_rounding(model))
 
 
 def calibration(
