@@ -1,5 +1,6 @@
 """`[accept]`: what a budget is measured with and on, and what is said when it is missed."""
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ import pytest
 from onnx import TensorProto, helper
 
 from edgebuild import pipeline, views
+from edgebuild.budget import Outcome
 from edgebuild.core import minisign
 from edgebuild.core.cache import Cache
 from edgebuild.core.errors import CheckError, RecipeError
@@ -102,7 +104,16 @@ def test_a_budget_that_is_met(home: Path, cache: Cache, data: str, accept: str, 
     assert "SQNR" in line
 
 
-def test_a_budget_that_is_missed_says_by_how_much(home: Path, cache: Cache) -> None:
+def test_layers_leave_8_bits_until_the_budget_is_met(home: Path, cache: Cache) -> None:
+    assert build(home, cache, "exact", 'metric = "metric.py:exact"\nmax_drop = 100')["drop"] > 0.25
+    found = build(home, cache, "exact", 'metric = "metric.py:exact"\nmax_drop = 0.25')
+    assert (found["budget"], found["metric"]) == ("met", "metric.py:exact")
+    assert found["drop"] <= 0.25
+
+
+def test_a_budget_that_is_missed_says_by_how_much(home: Path, cache: Cache, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No other precision helps, as far as the search is told."""
+    monkeypatch.setattr(pipeline, "fewest", lambda steps, *_: Outcome((), met=False, drop=math.inf))
     spent = build(home, cache, "exact", 'metric = "metric.py:exact"\nmax_drop = 100')["drop"]
     assert spent > 1
     wanted = (
