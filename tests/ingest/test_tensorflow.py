@@ -10,6 +10,7 @@ import pytest
 from edgebuild.core.errors import EdgebuildError, EnvironmentProblem, ModelError
 from edgebuild.core.manifest import Tensor
 from edgebuild.core.recipe import load_recipe
+from edgebuild.core.resources import resource
 from edgebuild.projects import Overrides, resolve
 from edgebuild.stages.ingest import FloatModel, adapters
 from edgebuild.stages.ingest.adapters import ingest
@@ -330,3 +331,11 @@ def test_without_tensorflow(monkeypatch: pytest.MonkeyPatch, saved: Path) -> Non
         ingested(saved / "net.keras", saved / "samples.npz")
     assert "pip install 'edgebuild[tensorflow]'" in caught.value.hint
     assert issubclass(EnvironmentProblem, EdgebuildError)
+
+
+def test_the_recipe_in_keras() -> None:
+    """Its handler is a tf.function; untrained, because training takes half a minute."""
+    found = ingest(load_recipe(resource("recipes") / "digits_keras"), untrained=True)
+    assert model_inputs(found.model) == (Tensor("frame", "uint8", (64, 64, 3)),)
+    assert model_outputs(found.model) == (Tensor("label", "int64", ()), Tensor("confidence", "float32", ()))
+    assert between_convolutions(found.model) == []

@@ -138,11 +138,14 @@ def _is_filled(cell: Any) -> bool:
 
 def _is_of(value: Any, function: Function) -> bool:
     """Whether `value` was defined in the folder that the handler lies in."""
-    inner = getattr(value, "python_function", value)
-    there, here = (getattr(getattr(item, "__code__", None), "co_filename", "") for item in (inner, function.handler))
-    handler = getattr(function.handler, "python_function", function.handler)
-    here = here or getattr(getattr(handler, "__code__", None), "co_filename", "")
-    return bool(there) and Path(there).parent == Path(here).parent
+    there, here = _file_of(value), _file_of(function.handler)
+    return there is not None and here is not None and there.parent == here.parent
+
+
+def _file_of(value: Any) -> Path | None:
+    """The file that a function, or what a tf.function was made of, was defined in."""
+    code = getattr(getattr(value, "python_function", value), "__code__", None)
+    return None if code is None else Path(code.co_filename)
 
 
 def _top_package(value: Any) -> str:
