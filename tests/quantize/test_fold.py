@@ -6,6 +6,7 @@ import pytest
 from quantize.models import model, normal, operators, run
 
 from edgebuild.stages.quantize.fold import fold
+from edgebuild.stages.quantize.graph import Graph
 
 RNG = np.random.default_rng(5)
 W3 = normal(RNG, 6, 4, 3, 3, scale=0.2)
@@ -102,3 +103,57 @@ def test_a_filter_bank_before_the_first_conv_stays_a_matmul() -> None:
         w=LINEAR, k=normal(RNG, 6, 1, 3, 3),
     )  # fmt: skip
     assert operators(fold(bank)) == ["MatMul", "Conv"]
+
+
+def _chain(length: int) -> onnx.ModelProto:
+    """Layers whose norms, copies and scalars are folded into them, one after the other."""
+    steps = (
+        f"a{i} = Conv(y{i}, w) n{i} = BatchNormalization(a{i}, g, b, m, v) d{i} = Identity(n{i}) y{i + 1} = Relu(d{i})"
+        for i in range(length)
+    )
+    text = f"(float[1,6,2,2] y0) => (float[1,6,2,2] y) {{ {' '.join(steps)} y = Conv(y{length}, w) }}"
+    return model(text, w=normal(RNG, 6, 6, 1, 1, scale=0.4), **NORM)
+
+
+def test_work_does_not_grow_with_the_number_of_edits(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whole-graph work (indexes, shape inference) is done as often for a long network as for a short one."""
+    counted = {"reindex": 0, "infer": 0}
+    index, infer = Graph.reindex, onnx.shape_inference.infer_shapes
+
+    def reindexed(graph: Graph) -> None:
+        counted["reindex"] += 1
+        index(graph)
+
+    def inferred(*given: object, **options: object) -> onnx.ModelProto:
+        counted["infer"] += 1
+        return infer(*given, **options)
+
+    short, long = _chain(3), _chain(60)
+    monkeypatch.setattr(Graph, "reindex", reindexed)
+    monkeypatch.setattr(onnx.shape_inference, "infer_shapes", inferred)
+    seen = []
+    for proto in (short, long):
+        counted.update(reindex=0, infer=0)
+        assert set(operators(fold(proto))) == {"Conv", "Relu"}
+        seen.append(dict(counted))
+    assert seen[0] == seen[1]
+    assert seen[0]["reindex"] == 1
+
+
+def test_edits_leave_the_indexes_as_a_new_graph_has_them() -> None:
+    graph = Graph(_chain(4))
+    for node in list(graph.nodes):
+        if node.op_type == "Identity":
+            graph.bypass(node)
+        elif node.op_type == "BatchNormalization":
+            first = onnx.helper.make_node("Mul", [node.input[0], "g"], [f"{node.name}_m"])
+            second = onnx.helper.make_node("Add", [f"{node.name}_m", "b"], [node.output[0]])
+            graph.replace([node], [first, second])
+        elif node.op_type == "Conv":
+            graph.set_input(node, 2, "b")
+    names = {name for node in graph.nodes for name in (*node.input, *node.output)}
+    edited = {n: (graph.producer(n), {id(r) for r in graph.consumers(n)}) for n in names}
+    order = [n.op_type for n in graph.nodes]
+    graph.reindex()
+    assert edited == {n: (graph.producer(n), {id(r) for r in graph.consumers(n)}) for n in names}
+    assert order == ["Conv", "Mul", "Add", "Relu"] * 4 + ["Conv"]

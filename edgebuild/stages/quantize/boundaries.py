@@ -10,6 +10,7 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import cached_property
 
 from onnx import NodeProto
 
@@ -28,6 +29,14 @@ class Boundaries:
     groups: dict[str, str]
     sources: dict[str, tuple[str, ...]]
     pads: dict[str, tuple[float, ...]]
+
+    @cached_property
+    def members(self) -> dict[str, tuple[str, ...]]:
+        """The tensors of each group, in topological order."""
+        found: dict[str, list[str]] = {}
+        for tensor, group in self.groups.items():
+            found.setdefault(group, []).append(tensor)
+        return {group: tuple(tensors) for group, tensors in found.items()}
 
 
 def find_boundaries(graph: Graph, types: Types, quantized: frozenset[str]) -> Boundaries:
@@ -110,7 +119,7 @@ def _groups(graph: Graph, nodes: list[NodeProto], tensors: list[str]) -> dict[st
             for tensor in node.input:
                 if _only_feeds(graph, sets.members(tensor), [node, *moves]):
                     sets.join(tensor, node.output[0])
-    return {t: sets.first(t) for t in tensors}
+    return sets.firsts()
 
 
 def _only_feeds(graph: Graph, tensors: Iterable[str], readers: list[NodeProto]) -> bool:
@@ -123,12 +132,12 @@ def _only_feeds(graph: Graph, tensors: Iterable[str], readers: list[NodeProto]) 
 
 def _sources(graph: Graph, quantized: frozenset[str], groups: dict[str, str]) -> dict[str, tuple[str, ...]]:
     """The tensors that bound a group: those that are not moved or joined from other members."""
-    sources: dict[str, tuple[str, ...]] = {}
+    sources: dict[str, list[str]] = {}
     for tensor, first in groups.items():
         producer = graph.producer(tensor)
         if producer is None or key(producer) not in quantized or not _is_derived(producer, groups):
-            sources[first] = (*sources.get(first, ()), tensor)
-    return sources
+            sources.setdefault(first, []).append(tensor)
+    return {first: tuple(found) for first, found in sources.items()}
 
 
 def _is_derived(producer: NodeProto, groups: dict[str, str]) -> bool:
@@ -150,17 +159,22 @@ class _Sets:
     """Disjoint sets of tensors; each set is named by its first tensor in topological order."""
 
     def __init__(self, tensors: list[str]) -> None:
-        self._order = {t: i for i, t in enumerate(tensors)}
+        self._order = tensors
         self._members = {t: [t] for t in tensors}
 
     def members(self, tensor: str) -> list[str]:
         return self._members[tensor]
 
-    def first(self, tensor: str) -> str:
-        return min(self._members[tensor], key=self._order.__getitem__)
+    def firsts(self) -> dict[str, str]:
+        """The name of each tensor's set."""
+        found: dict[str, str] = {}
+        for tensor in self._order:
+            if tensor not in found:
+                found |= dict.fromkeys(self._members[tensor], tensor)
+        return {tensor: found[tensor] for tensor in self._order}
 
     def join(self, a: str, b: str) -> None:
-        one, two = self._members[a], self._members[b]
+        one, two = sorted((self._members[a], self._members[b]), key=len, reverse=True)
         if one is not two:
             one.extend(two)
             for tensor in two:

@@ -6,6 +6,7 @@ additions behind them are part of weights and bias, and those that stand alone i
 """
 
 from collections.abc import Callable
+from functools import cached_property
 
 import numpy as np
 import onnx
@@ -25,24 +26,47 @@ from edgebuild.stages.quantize.graph import (
 from edgebuild.stages.quantize.operators import weight_problem
 from edgebuild.stages.quantize.patterns import group_norm, layer_norm, transposed_conv
 
-Rule = Callable[[Graph, Types, NodeProto], bool]
+
+class Facts(Types):
+    """What rules ask about the graph as it was before they were applied."""
+
+    def __init__(self, graph: Graph) -> None:
+        super().__init__(graph.inferred())
+        self._graph = graph
+
+    @cached_property
+    def inside(self) -> set[str]:
+        """Keys of the nodes between weighted operators. What rules put between them lies between them too."""
+        graph = self._graph
+        weighted = {key(n) for n in graph.nodes if n.op_type in {"Conv", "Gemm"} and not weight_problem(graph, n)}
+        return reach(graph, weighted) & reach(graph, weighted, forward=False)
+
+    @cached_property
+    def preprocessing(self) -> set[str]:
+        """Keys of the nodes before the first Conv or Gemm, with a Conv behind them: their matrices are filter banks."""
+        convs = {key(n) for n in self._graph.nodes if n.op_type == "Conv"}
+        layers = convs | {key(n) for n in self._graph.nodes if n.op_type == "Gemm"}
+        return reach(self._graph, convs, forward=False) - reach(self._graph, layers)
+
+
+Rule = Callable[[Graph, Facts, NodeProto], bool]
 
 
 def fold(model: onnx.ModelProto) -> onnx.ModelProto:
     """Applies the rules until none applies."""
     graph = Graph(model)
     for rules in (_RULES, _LATE_RULES):
-        while any(_sweep(graph, rule) for rule in rules):
-            pass
+        facts = Facts(graph)
+        while any(_sweep(graph, facts, rule) for rule in rules):
+            facts = Facts(graph)
     return graph.to_model()
 
 
-def _sweep(graph: Graph, rule: Rule) -> bool:
+def _sweep(graph: Graph, facts: Facts, rule: Rule) -> bool:
     """Tries the rule at every node; whether it applied anywhere."""
-    types = Types(graph.to_model())
     applied = False
     for node in list(graph.nodes):
-        applied = (_present(graph, node) and rule(graph, types, node)) or applied
+        applied = (_present(graph, node) and rule(graph, facts, node)) or applied
     return applied
 
 
@@ -250,27 +274,24 @@ def _folded_name(name: str) -> str:
 
 def _set_input(graph: Graph, node: NodeProto, position: int, name: str, value: Array) -> None:
     """Gives the node a constant of its own; replaces the one it has when nobody else reads it."""
-    while len(node.input) <= position:
-        node.input.append("")
-    old = node.input[position]
+    old = optional_input(node, position)
     if old == name and len(graph.consumers(old)) == 1:
         graph.constants[name] = value.astype(np.float32)
     else:
-        node.input[position] = graph.add_constant(name, value.astype(np.float32))
-    graph.reindex()
+        graph.set_input(node, position, graph.add_constant(name, value.astype(np.float32)))
 
 
-def _depthwise(graph: Graph, types: Types, node: NodeProto) -> bool:
+def _depthwise(graph: Graph, facts: Facts, node: NodeProto) -> bool:
     """A per-channel Mul or Add between weighted operators becomes a depthwise 1 x 1 Conv."""
     found = _affine(graph, node)
-    shape = types.shape(node.output[0])
-    if found is None or shape is None or len(shape) != 4 or not types.same_shape(found[0], node.output[0]):
+    shape = facts.shape(node.output[0])
+    if found is None or shape is None or len(shape) != 4 or not facts.same_shape(found[0], node.output[0]):
         return False
     producer = graph.producer(found[0])
     if producer is not None and producer.op_type == "Conv" and graph.only_consumer(found[0]) is node:
         return False  # becomes part of that Conv
     factor, offset = (_per_channel(v, 4, 1, shape[1]) for v in found[1:])
-    if factor is None or offset is None or found[1].size == found[2].size or not _inside(graph, node):
+    if factor is None or offset is None or found[1].size == found[2].size or key(node) not in facts.inside:
         return False
     out = node.output[0]
     weight = graph.add_constant(f"{out}_weight", factor.reshape(-1, 1, 1, 1).astype(np.float32))
@@ -282,25 +303,12 @@ def _depthwise(graph: Graph, types: Types, node: NodeProto) -> bool:
     return True
 
 
-def _inside(graph: Graph, node: NodeProto) -> bool:
-    """Whether the node lies between weighted operators."""
-    weighted = {key(n) for n in graph.nodes if n.op_type in {"Conv", "Gemm"} and not weight_problem(graph, n)}
-    return all(key(node) in reach(graph, weighted, forward=forward) for forward in (True, False))
-
-
-def _is_preprocessing(graph: Graph, node: NodeProto) -> bool:
-    """A matrix product before the first Conv or Gemm, with a Conv behind it: a filter bank, not a layer."""
-    convs = {key(n) for n in graph.nodes if n.op_type == "Conv"}
-    layers = convs | {key(n) for n in graph.nodes if n.op_type == "Gemm"}
-    return key(node) in reach(graph, convs, forward=False) and key(node) not in reach(graph, layers)
-
-
-def _matrix_product(graph: Graph, types: Types, node: NodeProto) -> bool:
+def _matrix_product(graph: Graph, facts: Facts, node: NodeProto) -> bool:
     """MatMul with a constant matrix on the right becomes Gemm with transB = 1, between Reshapes if it has a batch."""
     value = graph.constant(node.input[1]) if node.op_type == "MatMul" else None
-    if value is None or not _is_float(value) or value.ndim != 2 or _is_preprocessing(graph, node):
+    if value is None or not _is_float(value) or value.ndim != 2 or key(node) in facts.preprocessing:
         return False
-    shape, out = types.shape(node.input[0]), types.shape(node.output[0])
+    shape, out = facts.shape(node.input[0]), facts.shape(node.output[0])
     if node.input[0] in graph.constants or shape is None or out is None or len(shape) < 2:
         return False
     weight = graph.add_constant(f"{node.input[1]}_transposed", np.ascontiguousarray(value.T))

@@ -1,4 +1,7 @@
-"""A float ONNX graph as the quantizer edits it: nodes in topological order, constants as arrays, indexes by tensor."""
+"""A float ONNX graph as the quantizer edits it: nodes in topological order, constants as arrays, indexes by tensor.
+
+An edit costs what it changes, not what the graph holds: networks of tens of thousands of nodes are folded as well.
+"""
 
 from collections.abc import Iterable
 from typing import Any
@@ -9,6 +12,8 @@ import onnx
 from onnx import NodeProto, helper, numpy_helper
 
 Array = npt.NDArray[Any]
+_SHAPE_LIKE = 1024
+"""Constants of at most so many elements can say what shape a tensor has; larger ones are weights."""
 
 
 class Graph:
@@ -16,11 +21,28 @@ class Graph:
 
     def __init__(self, model: onnx.ModelProto) -> None:
         self._frame = _frame(model)
-        self.nodes: list[NodeProto] = [_copy(n) for n in model.graph.node]
+        self._order: list[NodeProto] | None = None
         self.constants: dict[str, Array] = {t.name: numpy_helper.to_array(t) for t in model.graph.initializer}
         self.inputs = [i.name for i in model.graph.input if i.name not in self.constants]
         self.outputs = [o.name for o in model.graph.output]
+        self.nodes = [_copy(n) for n in model.graph.node]
+
+    @property
+    def nodes(self) -> list[NodeProto]:
+        """In topological order; assign a list to change it."""
+        if self._order is None:
+            self._order = [node for place in self._places for node in place]
+        return self._order
+
+    @nodes.setter
+    def nodes(self, nodes: Iterable[NodeProto]) -> None:
+        self._order = list(nodes)
         self.reindex()
+
+    @property
+    def opset(self) -> int:
+        """The version of the standard domain."""
+        return max(o.version for o in self._frame.opset_import if o.domain in {"", "ai.onnx"})
 
     def float_outputs(self) -> list[str]:
         """The graph outputs that are float32."""
@@ -35,32 +57,57 @@ class Graph:
     def copy(self) -> "Graph":
         """Another graph of the same nodes; the constants' values are shared."""
         found = Graph(self._frame)
-        found.nodes = [_copy(n) for n in self.nodes]
         found.constants = dict(self.constants)
         found.inputs, found.outputs = list(self.inputs), list(self.outputs)
-        found.reindex()
+        found.nodes = [_copy(n) for n in self.nodes]
         return found
 
     def reindex(self) -> None:
-        """Brings the indexes up to date after a node was edited in place."""
-        self._producers = {name: node for node in self.nodes for name in node.output if name}
-        self._consumers: dict[str, list[NodeProto]] = {}
-        for node in self.nodes:
-            for name in dict.fromkeys(node.input):
-                self._consumers.setdefault(name, []).append(node)
+        """Brings the indexes up to date after nodes were edited in place."""
+        nodes = self.nodes
+        self._places = [[node] for node in nodes]
+        self._place = {id(node): i for i, node in enumerate(nodes)}
+        self._producers: dict[str, NodeProto] = {}
+        self._consumers: dict[str, dict[int, NodeProto]] = {}
+        self._read: dict[int, tuple[str, ...]] = {}
+        self._written: dict[int, tuple[str, ...]] = {}
+        for node in nodes:
+            self._index(node)
+        self._types: Types | None = None
+
+    def _index(self, node: NodeProto) -> None:
+        number = id(node)
+        self._read[number], self._written[number] = tuple(dict.fromkeys(node.input)), tuple(filter(None, node.output))
+        for name in self._written[number]:
+            self._producers[name] = node
+        for name in self._read[number]:
+            self._consumers.setdefault(name, {})[number] = node
+
+    def _forget(self, node: NodeProto) -> None:
+        """Takes a node out of the indexes, under the names that it had when it came in."""
+        number = id(node)
+        for name in self._written.pop(number):
+            if self._producers.get(name) is node:
+                del self._producers[name]
+        for name in self._read.pop(number):
+            del self._consumers[name][number]
+
+    def _reread(self, node: NodeProto) -> None:
+        self._forget(node)
+        self._index(node)
 
     def producer(self, name: str) -> NodeProto | None:
         """The node that writes the tensor; None for inputs and constants."""
         return self._producers.get(name)
 
     def consumers(self, name: str) -> list[NodeProto]:
-        """The nodes that read the tensor, each once, in order."""
-        return self._consumers.get(name, [])
+        """The nodes that read the tensor, each once, in order; those that were edited come last."""
+        return list(self._consumers.get(name, {}).values())
 
     def only_consumer(self, name: str) -> NodeProto | None:
         """The node that alone reads the tensor, unless the tensor is a graph output too."""
-        readers = self.consumers(name)
-        return readers[0] if len(readers) == 1 and name not in self.outputs else None
+        readers = self._consumers.get(name, {})
+        return next(iter(readers.values())) if len(readers) == 1 and name not in self.outputs else None
 
     def constant(self, name: str) -> Array | None:
         """The value of a constant tensor."""
@@ -80,16 +127,35 @@ class Graph:
 
     def replace(self, old: Iterable[NodeProto], new: Iterable[NodeProto]) -> None:
         """Puts the nodes `new` where the last of `old` stood and removes `old`."""
-        gone = {id(n) for n in old}
-        position = max(i for i, n in enumerate(self.nodes) if id(n) in gone)
-        before = [n for n in self.nodes[: position + 1] if id(n) not in gone]
-        self.nodes = [*before, *new, *self.nodes[position + 1 :]]
-        self.reindex()
+        removed, added = list(old), list(new)
+        last = max(self._place[id(n)] for n in removed)
+        place = self._places[last]
+        behind = 1 + max(i for i, n in enumerate(place) if any(n is o for o in removed))
+        place[behind:behind] = added
+        for node in removed:
+            self._take_out(node)
+        for node in added:
+            self._place[id(node)] = last
+            self._index(node)
 
     def remove(self, node: NodeProto) -> None:
         """Removes a node that nothing reads, or whose output became a constant."""
-        self.nodes = [n for n in self.nodes if n is not node]
-        self.reindex()
+        self._take_out(node)
+
+    def _take_out(self, node: NodeProto) -> None:
+        place = self._places[self._place.pop(id(node))]
+        del place[next(i for i, n in enumerate(place) if n is node)]
+        self._forget(node)
+        self._order = None
+        self._types = None
+
+    def set_input(self, node: NodeProto, position: int, name: str) -> None:
+        """Lets a node read another tensor; inputs that are left out before it are absent."""
+        while len(node.input) <= position:
+            node.input.append("")
+        node.input[position] = name
+        self._reread(node)
+        self._types = None
 
     def bypass(self, node: NodeProto) -> None:
         """Removes a node that passes its first input on; its output must not be a graph output."""
@@ -97,8 +163,28 @@ class Graph:
             for i, name in enumerate(reader.input):
                 if name == node.output[0]:
                     reader.input[i] = node.input[0]
-        self.nodes = [n for n in self.nodes if n is not node]
-        self.reindex()
+            self._reread(reader)
+        self._take_out(node)
+
+    def types(self) -> "Types":
+        """Types and shapes as they are now; an in-place edit of a node shows after `reindex`."""
+        if self._types is None:
+            self._types = Types(self.inferred())
+        return self._types
+
+    def inferred(self) -> onnx.ModelProto:
+        """The nodes with the types and shapes of all tensors; of weights nothing else."""
+        proto = onnx.ModelProto()
+        proto.CopyFrom(self._frame)
+        proto.graph.node.extend(self.nodes)
+        used = {n: v for n, v in self.constants.items() if self._consumers.get(n) or n in self.outputs}
+        for name, value in used.items():
+            if value.size <= _SHAPE_LIKE:
+                proto.graph.initializer.append(numpy_helper.from_array(value, name))
+            else:
+                kind = helper.np_dtype_to_tensor_dtype(value.dtype)
+                proto.graph.input.append(helper.make_tensor_value_info(name, kind, value.shape))
+        return onnx.shape_inference.infer_shapes(proto, data_prop=True)
 
     def to_model(self, extra_outputs: Iterable[str] = (), opset: int = 0) -> onnx.ModelProto:
         """The model with these nodes, the constants that they read, and inferred shapes; of `opset` at least.

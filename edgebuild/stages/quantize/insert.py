@@ -37,7 +37,10 @@ def insert(
     moments: LayerMoments,
     rounded: Rounded,
 ) -> None:
-    """Puts Q/DQ at every boundary and replaces weights; `parameters` by the group's name, `moments` by the node's key."""
+    """Puts Q/DQ at every boundary and replaces weights.
+
+    `parameters` by the group's name, `moments` by the node's key.
+    """
     _Writer(graph, quantized, boundaries.groups, parameters, moments, rounded).run()
 
 

@@ -2,18 +2,18 @@
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import onnx
 
 from edgebuild.stages.quantize.boundaries import Boundaries, find_boundaries
 from edgebuild.stages.quantize.channels import channel_axis
-from edgebuild.stages.quantize.graph import Array, Graph, Types, key
+from edgebuild.stages.quantize.graph import Array, Graph, key
 from edgebuild.stages.quantize.insert import Parameters, insert
 from edgebuild.stages.quantize.observers import Histogram, MovingAverage, Watcher
 from edgebuild.stages.quantize.rounding import Moments
 from edgebuild.stages.quantize.select import Selection, select
 from edgebuild.stages.quantize.weights import Rounded
-
 
 _OPSET_OF_WORDS = 21
 """The first in which QuantizeLinear gives uint16."""
@@ -43,9 +43,10 @@ class Statistics(Watcher):
 class Network:
     """A folded float graph with the statistics of its tensors.
 
-    `factors`: what its channels are multiplied by in comparison with the network that is run for calibration, by tensor.
-    `statistics` and `moments` (by the node's key) are filled while samples are seen. `growth`: how far beyond its extremes a
-    tensor may reach on other samples.
+    `factors`: what its channels are multiplied by in comparison with the network that is run for calibration, by
+    tensor. `statistics` and `moments` (by the node's key) are filled while samples are seen. `growth`: how far beyond
+    its extremes a tensor may reach on other samples. `rounded`, `functions` and
+    `refined` keep what was computed for one of its plans.
     """
 
     graph: Graph
@@ -54,11 +55,13 @@ class Network:
     moments: Mapping[str, Moments]
     growth: dict[str, float]
     rounded: Rounded = field(default_factory=Rounded)
+    functions: dict[frozenset[str], Any] = field(default_factory=dict)
+    refined: dict[tuple[object, ...], Any] = field(default_factory=dict)
 
     def plan(self, floating: frozenset[str] = frozenset()) -> "Plan":
         """What is rounded when the nodes with the keys `floating` stay float32."""
         graph = self.graph.copy()
-        types = Types(graph.to_model())
+        types = graph.types()
         selection = select(graph, types, floating)
         return Plan(self, selection, find_boundaries(graph, types, selection.quantized))
 
@@ -87,6 +90,5 @@ class Plan:
 
     def readers(self, group: str) -> Iterable[onnx.NodeProto]:
         """The quantized nodes that read the tensors of a group."""
-        tensors = [t for t, g in self.boundaries.groups.items() if g == group]
-        nodes = {key(n): n for t in tensors for n in self.network.graph.consumers(t)}
+        nodes = {key(n): n for t in self.boundaries.members[group] for n in self.network.graph.consumers(t)}
         return [n for k, n in nodes.items() if k in self.selection.quantized]

@@ -5,7 +5,6 @@ from dataclasses import dataclass
 import numpy as np
 
 from edgebuild.core.errors import CalibrationError
-from edgebuild.stages.quantize.graph import Array
 from edgebuild.stages.quantize.observers import Range
 
 # Products and quotients of scales stay normal float32 numbers above this.

@@ -21,9 +21,9 @@ _BUDGET = 0.01
 _EACH = 1e-3
 """The same for one tensor."""
 _ELEMENT = 16.0
-"""The time to read and write an element, in multiply-accumulates (a byte that moves takes as long as 8 to 32 of them)."""
+"""The time to read and write an element, in multiply-accumulates: a moved byte takes as long as 8 to 32 of them."""
 _SLOWER = 1.0
-"""What a multiply-accumulate of 16 bits costs more than one of 8."""
+"""What a multiply-accumulate of 16 bits costs on top of one of 8, in the time of that: it takes twice as long."""
 _FUNCTION = 64.0
 """The same for a function of an element in float32, which a table gives in 8 bits."""
 
@@ -31,7 +31,7 @@ _FUNCTION = 64.0
 def words(plan: Plan) -> frozenset[str]:
     """The groups of tensors that get 16 bits, the cheapest first."""
     graph = plan.network.graph
-    types = Types(graph.to_model())
+    types = graph.types()
     total = sum(_work(graph, types, node) for node in graph.nodes) or 1.0
     costs = {group: _cost(plan, graph, types, group) / total for group in plan.boundaries.sources}
     found: set[str] = set()
@@ -45,7 +45,7 @@ def words(plan: Plan) -> frozenset[str]:
 
 def _cost(plan: Plan, graph: Graph, types: Types, group: str) -> float:
     """In multiply-accumulates; infinite where 16 bits would take an operator out of the integers."""
-    tensors = [t for t, g in plan.boundaries.groups.items() if g == group]
+    tensors = plan.boundaries.members[group]
     readers = list(plan.readers(group))
     makers = [p for t in tensors if (p := graph.producer(t)) is not None]
     if any(_leaves(graph, n) for n in (*readers, *makers)):

@@ -47,7 +47,8 @@ def select(graph: Graph, types: Types, floating: frozenset[str] = frozenset()) -
     weighted = _weighted(graph, reasons)
     after, before = reach(graph, weighted), reach(graph, weighted, forward=False)
     for node in graph.nodes:
-        if key(node) not in weighted | reasons.keys() and (problem := _problem(graph, types, node, after)):
+        known = key(node) in weighted or key(node) in reasons
+        if not known and (problem := _problem(graph, types, node, after)):
             reasons[key(node)] = problem
     quantized = _grow(graph, weighted, before, reasons)
     return Selection(frozenset(_without_last_moves(graph, quantized, reasons)), reasons)
@@ -78,10 +79,16 @@ def _without_preprocessing(graph: Graph, weighted: set[str], reasons: dict[str, 
         for n in nodes
         if graph.constants[n.input[1]].size <= _SMALL_WEIGHT or (n.op_type == "MatMul" and key(n) in before_conv)
     }
-    while early := (weighted & small) - reach(graph, weighted):
-        reasons.update(dict.fromkeys(early, "part of the preprocessing"))
-        weighted = weighted - early
-    return weighted
+    kept: set[str] = set()
+    behind: set[str] = set()
+    for node in graph.nodes:
+        near = {key(p) for t in node.input if (p := graph.producer(t)) is not None}
+        if near & kept or near & behind:
+            behind.add(key(node))
+        if key(node) in weighted and (key(node) in behind or key(node) not in small):
+            kept.add(key(node))
+    reasons.update(dict.fromkeys(sorted(weighted - kept), "part of the preprocessing"))
+    return kept
 
 
 def _grow(graph: Graph, weighted: set[str], before: set[str], reasons: dict[str, str]) -> set[str]:
@@ -117,10 +124,10 @@ def _without_last_moves(graph: Graph, quantized: set[str], reasons: dict[str, st
     found = set(quantized)
     for node in reversed(graph.nodes):
         readers = {key(n) for name in node.output for n in graph.consumers(name)}
-        if key(node) in found and node.op_type in MOVES - {"MaxPool"} and not readers & found:
-            if _is_layers(graph, node):
-                found.discard(key(node))
-                reasons[key(node)] = "behind the last layer"
+        last = key(node) in found and node.op_type in MOVES - {"MaxPool"} and not readers & found
+        if last and _is_layers(graph, node):
+            found.discard(key(node))
+            reasons[key(node)] = "behind the last layer"
     return found
 
 

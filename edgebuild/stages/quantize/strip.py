@@ -19,16 +19,16 @@ def without_rounding(model: onnx.ModelProto) -> onnx.ModelProto:
             graph.remove(node)
     for node in list(graph.nodes):
         if node.op_type in {"QuantizeLinear", "DequantizeLinear"}:
-            _pass_on(graph, node)
+            _pass_on(node)
+    graph.reindex()
     return _declared(graph)
 
 
-def _pass_on(graph: Graph, node: NodeProto) -> None:
+def _pass_on(node: NodeProto) -> None:
     """A node that only hands its input on: the name of its output may be a graph output."""
     node.op_type = "Identity"
     del node.input[1:]
     del node.attribute[:]
-    graph.reindex()
 
 
 def _dequantized(graph: Graph, node: NodeProto, stored: Array) -> Array:

@@ -27,8 +27,8 @@ class Weights:
     """An int8 weight with its bias.
 
     `q` has the float weight's shape and lies in [-127, 127], `scale` float32 [channels], `bias` int32 [channels],
-    `bias_scale` float32 [channels] = f32(s_x * s_w[c]). With `moments` of the layer's input the weights are rounded so that
-    the output stays near the float one, and the bias takes back what is left of the mean error.
+    `bias_scale` float32 [channels] = f32(s_x * s_w[c]). With `moments` of the layer's input the weights are rounded so
+    that the output stays near the float one, and the bias takes back what is left of the mean error.
     """
 
     def __init__(
@@ -72,7 +72,7 @@ def _whole(steps: Array, moments: Moments | None) -> Array:
 
 
 def _by_group(rows: Array, mean: Array) -> Array:
-    """rows [O, K] · mean [groups, K], each row with its group's: [O]."""
+    """The products of `rows` [O, K] with the mean [groups, K] of each row's group, [O]."""
     return np.asarray((rows.reshape(len(mean), -1, mean.shape[1]) * mean[:, None]).sum(axis=2).reshape(-1))
 
 
