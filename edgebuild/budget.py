@@ -38,7 +38,9 @@ class Step:
 
 @dataclass(frozen=True)
 class Outcome:
-    """The steps that were taken, and the metric's drop with them; `met` where that is within the budget."""
+    """What became of the layers that fell back, and the metric's drop with them; `met` where that is within the
+    budget.
+    """
 
     steps: tuple[Step, ...]
     drop: float
@@ -68,13 +70,26 @@ def ordered(steps: Sequence[Step]) -> list[Step]:
     return found
 
 
+def last_resort(steps: Sequence[Step], taken: Sequence[Step]) -> list[Step]:
+    """What follows when all of `taken` is too little: float32 for the other layers too, the most for its time first.
+
+    Alone, such a layer may gain nothing, where errors outweigh each other or lie in the layers around it; together
+    they leave nothing rounded.
+    """
+    floating = {step.key for step in taken if step.precision == "float32"}
+    rest = [s for s in steps if s.precision == "float32" and s.key not in floating]
+    known = [s for s in rest if math.isfinite(s.gain) and math.isfinite(s.cost_us)]
+    return sorted(known, key=lambda s: s.gain / max(s.cost_us, _LEAST_COST), reverse=True)
+
+
 def fewest(steps: Sequence[Step], drop: Callable[[Mapping[str, Precision]], float], most: float) -> Outcome:
     """As few steps, from the first on, as bring `drop` down to `most`: doubled until they do, then bisected."""
     measured: dict[int, float] = {}
 
     def of(count: int) -> float:
         if count not in measured:
-            measured[count] = drop(fallback_of(steps[:count]))
+            found = drop(fallback_of(steps[:count]))
+            measured[count] = math.inf if math.isnan(found) else found
         return measured[count]
 
     high = 1
@@ -82,12 +97,17 @@ def fewest(steps: Sequence[Step], drop: Callable[[Mapping[str, Precision]], floa
         high = min(2 * high, len(steps))
     if not steps or of(high) > most:
         count = min(measured, key=lambda n: (measured[n], n), default=0)
-        return Outcome(tuple(steps[:count]), measured.get(count, math.inf), met=False)
+        return Outcome(_latest(steps[:count]), measured.get(count, math.inf), met=False)
     low = max((n for n in measured if n < high and measured[n] > most), default=0)
     while high - low > 1:
         middle = (low + high) // 2
         low, high = (low, middle) if of(middle) <= most else (middle, high)
-    return Outcome(tuple(steps[:high]), of(high), met=True)
+    return Outcome(_latest(steps[:high]), of(high), met=True)
+
+
+def _latest(steps: Sequence[Step]) -> tuple[Step, ...]:
+    """The last step of each layer; those before it came to nothing."""
+    return tuple({step.key: step for step in steps}.values())
 
 
 def times(lines: Sequence[Mapping[str, Any]]) -> dict[str, float]:

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
 from edgebuild import page, report
-from edgebuild.budget import PRECISIONS, Precision, Step, fallback_of, fewest, ordered, times
+from edgebuild.budget import PRECISIONS, Precision, Step, fallback_of, fewest, last_resort, ordered, times
 from edgebuild.core import digest, disk, minisign, runner
 from edgebuild.core.cache import CACHE_VARIABLE, Cache
 from edgebuild.core.calibration import CalibrationSet, find_set, has_test, load_set
@@ -93,6 +93,8 @@ _FLOATING = 0.35
 _CLEARLY = 0.95
 """How much faster float32 has to be, as a share of the time in INT8."""
 _ROUNDS = 3
+_ATTEMPTS = 4
+"""How often layers are chosen anew when the compiled program misses a budget that ONNX Runtime's integers meet."""
 
 
 class Listener(Protocol):
@@ -198,7 +200,9 @@ class _Build:
         self._listener = listener
         self._cache = cache
         self._seconds: dict[str, float] = {}
+        self._nested = 0.0
         self._cached = False
+        self._tuned: dict[str, str] = {}
         self._observed: Calibrated | None = None
         self._compared: dict[str, float] = {}
         recipe = job.recipe
@@ -275,7 +279,7 @@ class _Build:
         """What was measured goes to recipe.lock, where that was asked for."""
         isa = self._job.target.isa
         if self._job.update_lock:
-            self._lock = self._lock.with_fallback(isa, built.fallback)
+            self._lock = self._lock.with_schedules(isa, self._tuned).with_fallback(isa, built.fallback)
             if self._compared:
                 self._lock = self._lock.with_precision(isa, self._precision)
             write_lock(self._job.recipe.folder, self._lock)
@@ -332,23 +336,31 @@ class _Build:
         accept = self._job.recipe.accept
         assert accept is not None
         with self._timed("fallback"), self._naming_model():
-            entry = self._fallback(ingested, meta, folder, built)
-        found = entry.json("fallback.json")
-        steps = [Step(**row) for row in found["steps"]]
-        if found["met"]:
-            built = self._built(ingested, meta, folder, fallback_of(steps), steps)
+            possible = self._steps(ingested, meta, folder, built)
+        most, better = accept.max_drop, built
+        for _ in range(_ATTEMPTS):
+            with self._timed("fallback"), self._naming_model():
+                found = self._fallback(ingested, meta, possible, most).json("fallback.json")
+            steps = [Step(**row) for row in found["steps"]]
+            if not found["met"]:
+                break
+            better = self._built(ingested, meta, folder, fallback_of(steps), steps)
+            over = self._over(better.accuracy, meta)
+            if over is None:
+                return better
+            most = min(most, found["drop"]) - over
         over = self._over(built.accuracy, meta)
-        if over is None:
-            return built
-        best = "" if found["drop"] is None else f"; with {len(steps)} layers at a higher precision {found['drop']:.4g}"
+        assert over is not None
+        reached = better.accuracy["drop"] if better is not built else found["drop"]
+        layers = _layers(len(better.fallback or fallback_of(steps)))
+        best = "" if reached is None else f"; with {layers} at a higher precision {reached:.4g}"
         raise self._missed(ingested, built, meta, over, best)
 
-    def _fallback(self, ingested: _Entry, meta: _Meta, folder: Path, built: "_Built") -> _Entry:
-        accept = self._job.recipe.accept
-        data, _, whole = self._judges()
+    def _steps(self, ingested: _Entry, meta: _Meta, folder: Path, built: "_Built") -> _Entry:
+        """What layers may do, in the order in which they do it."""
 
         def make() -> dict[str, bytes]:
-            from edgebuild.stages import evaluate, quantize  # noqa: PLC0415 - imports onnxruntime
+            from edgebuild.stages import quantize  # noqa: PLC0415 - imports onnxruntime
 
             found = self._calibrated(ingested, meta)
             layers = quantize.layers(found)
@@ -356,23 +368,41 @@ class _Build:
             told = self._progress("fallback", len(tried))
             errors = quantize.errors(found, [{}, *({layer[0]: kind} for layer, kind in tried)], told)
             costs = self._costs(found, layers, meta, folder, built)
-            steps = ordered([
+            measured = [
                 Step(*layer, kind, 1 - error / errors[0] if errors[0] else 0.0, costs[kind].get(layer[1], math.inf))
                 for (layer, kind), error in zip(tried, errors[1:], strict=True)
-            ])  # fmt: skip
-            custom = self._own_metric()
+            ]
+            steps = ordered(measured)
+            rows = [dataclasses.asdict(step) for step in (*steps, *last_resort(measured, steps))]
+            return {"steps.json": _json(rows)}
+
+        return self._entry("fallback", [ingested.digest, built.quantized.digest, built.test.digest], make)
+
+    def _fallback(self, ingested: _Entry, meta: _Meta, possible: _Entry, most: float) -> _Entry:
+        """As few of the steps as bring the drop down to `most`."""
+        accept = self._job.recipe.accept
+        assert accept is not None
+        data, _, whole = self._judges()
+        custom = self._own_metric()
+        steps = [Step(**row) for row in possible.json("steps.json")]
+
+        def make() -> dict[str, bytes]:
+            from edgebuild.stages import evaluate, quantize  # noqa: PLC0415 - imports onnxruntime
+
+            found = self._calibrated(ingested, meta)
 
             def drop(fallback: Mapping[str, Precision]) -> float:
                 batch = evaluate.graph(quantize.finished(found, fallback).model)
                 samples = data.labelled(meta.inputs, whole)
-                return evaluate.evaluate(_model(ingested), batch, samples, accept.metric, custom).drop  # type: ignore[union-attr]
+                return evaluate.evaluate(_model(ingested), batch, samples, accept.metric, custom).drop
 
-            outcome = fewest(steps, drop, accept.max_drop)  # type: ignore[union-attr]
+            outcome = fewest(steps, drop, most)
             rows = [dataclasses.asdict(step) for step in outcome.steps]
             least = outcome.drop if math.isfinite(outcome.drop) else None
             return {"fallback.json": _json({"steps": rows, "met": outcome.met, "drop": least})}
 
-        keys = [ingested.digest, built.quantized.digest, built.test.digest, data.digest(), repr(accept), str(whole)]
+        own = digest.of_file(self._job.recipe.folder / accept.own[0]) if accept.own else ""
+        keys = [ingested.digest, possible.digest, data.digest(), accept.metric, own, repr(most), str(whole)]
         return self._entry("fallback", keys, make)
 
     def _costs(
@@ -393,12 +423,16 @@ class _Build:
 
     @contextmanager
     def _timed(self, stage: str) -> Iterator[None]:
+        """A stage, which may come more than once, and within another one: each second counts once."""
         self._listener.started(stage)
-        self._cached = False
+        outside, self._nested, self._cached = self._nested, 0.0, False
         start = time.perf_counter()
         yield
-        self._seconds[stage] = round(time.perf_counter() - start, 3)
-        self._listener.finished(stage, self._seconds[stage], cached=self._cached)
+        seconds = time.perf_counter() - start
+        own = seconds - self._nested
+        self._seconds[stage] = round(self._seconds.get(stage, 0.0) + own, 3)
+        self._listener.finished(stage, round(own, 3), cached=self._cached)
+        self._nested, self._cached = outside + seconds, False
 
     @contextmanager
     def _naming_model(self) -> Iterator[None]:
@@ -510,10 +544,9 @@ class _Build:
         from edgebuild.stages.compile.tune import tune  # noqa: PLC0415 - imports TVM
 
         progress = functools.partial(self._listener.advanced, "compile")
-        found = tune(_model(quantized), job.target, job.tune, known, progress, again=job.update_lock)
-        if job.update_lock:
-            write_lock(job.recipe.folder, self._lock.with_schedules(job.target.isa, found))
-        return found
+        shapes = known | self._tuned  # a build with fallbacks compiles more than one program
+        self._tuned = tune(_model(quantized), job.target, job.tune, shapes, progress, again=job.update_lock)
+        return self._tuned
 
     def _runtime(self) -> Path:
         from edgebuild.stages.runtime import runtime_binary  # noqa: PLC0415
@@ -668,8 +701,11 @@ class _Build:
         hint = "calibrate on more samples that look like what the function will see, or allow a larger max_drop"
         if serious:
             hint = f"{serious[0]['layer']}: {serious[0]['cause']}: {serious[0]['what']} {serious[0]['remedy']}"
+        if self._known_fallback():
+            hint = f"{LOCK_FILE} was measured for another state of the model: edgebuild compile --update-lock"
+        kind = "INT8" if self._precision == "int8" else self._precision
         return CheckError(
-            f"{self._job.recipe.name}: INT8 loses {accuracy['drop']:.4g} points of {accept.metric} "
+            f"{self._job.recipe.name}: {kind} loses {accuracy['drop']:.4g} points of {accept.metric} "
             f"(95 % interval {low:.4g} to {high:.4g}, {accuracy['samples']} samples{best}); [accept] max_drop allows "
             f"{accept.max_drop:g}: {over:.4g} too many",
             hint,
@@ -793,6 +829,10 @@ def _files(quantized: "Quantized") -> dict[str, bytes]:
         "float.onnx": quantized.floating.SerializeToString(deterministic=True),
         "report.json": _json(quantized.report),
     }
+
+
+def _layers(count: int) -> str:
+    return f"{count} layer" + ("" if count == 1 else "s")
 
 
 def _weight_bytes(model: "onnx.ModelProto") -> int:
