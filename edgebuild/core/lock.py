@@ -25,6 +25,7 @@ from edgebuild.core.disk import write_together
 from edgebuild.core.recipe import LOCK_FILE
 
 _TITLE = "# What `edgebuild compile --update-lock` measured for this recipe; keep it under version control"
+_REMEDY = "write one of them, or measure again: edgebuild compile --update-lock"
 
 
 @dataclass(frozen=True)
@@ -42,11 +43,12 @@ class Lock:
         for isa, layers in self.fallback.items():
             for layer, precision in layers.items():
                 if precision not in ("int16", "float32"):
-                    raise ValueError(f"fallback.{isa}: '{layer}': {precision!r} is neither 'int16' nor 'float32'")
-
+                    raise ValueError(
+                        f"fallback.{isa}.{layer}: {precision!r} is neither 'int16' nor 'float32'; {_REMEDY}"
+                    )
         for isa, precision in self.precision.items():
             if precision not in ("int8", "float32"):
-                raise ValueError(f"precision: '{isa}': {precision!r} is neither 'int8' nor 'float32'")
+                raise ValueError(f"precision.{isa}: {precision!r} is neither 'int8' nor 'float32'; {_REMEDY}")
 
     def with_schedules(self, isa: str, schedules: Mapping[str, str]) -> "Lock":
         """The same lock with other schedules for one instruction set."""

@@ -14,6 +14,16 @@ GOOD = f"""version = 1
 [schedules.avx2]
 "{SHAPE}" = "6x2x1"
 """
+MEASURED = """version = 1
+
+[fallback.avx2]
+"model.conv" = "int16"
+"head" = "float32"
+
+[precision]
+sse2 = "float32"
+neon = "int8"
+"""
 
 
 def test_what_was_written_is_read(tmp_path: Path) -> None:
@@ -70,3 +80,54 @@ def test_a_broken_lock_is_refused(tmp_path: Path, old: str, new: str, message: s
 def test_a_folder_that_cannot_be_written(tmp_path: Path) -> None:
     with pytest.raises(EnvironmentProblem, match="cannot be written"):
         write_lock(tmp_path / LOCK_FILE / "none", Lock())
+
+
+def test_layers_that_fall_back_are_written_and_read(tmp_path: Path) -> None:
+    lock = Lock().with_fallback("avx2", {"b": "int16", 'odd "layer" \\ é': "float32"}).with_precision("sse2", "float32")
+    write_lock(tmp_path, lock)
+    assert read_lock(tmp_path) == lock
+    (tmp_path / LOCK_FILE).write_text(MEASURED)
+    assert read_lock(tmp_path) == Lock(
+        fallback={"avx2": {"model.conv": "int16", "head": "float32"}}, precision={"sse2": "float32", "neon": "int8"}
+    )
+
+
+def test_their_order_does_not_show() -> None:
+    one = Lock().with_fallback("b", {"x": "int16", "y": "float32"}).with_fallback("a", {"x": "int16"})
+    two = Lock().with_fallback("a", {"x": "int16"}).with_fallback("b", {"y": "float32", "x": "int16"})
+    assert one.with_precision("b", "int8").with_precision("a", "float32").to_toml().splitlines()[1:] == [
+        "version = 1", "", '[fallback."a"]', '"x" = "int16"', "", '[fallback."b"]', '"x" = "int16"', '"y" = "float32"',
+        "", "[precision]", '"a" = "float32"', '"b" = "int8"',
+    ]  # fmt: skip
+    assert one.to_toml() == two.to_toml()
+
+
+def test_other_instruction_sets_keep_what_fell_back() -> None:
+    lock = Lock(fallback={"avx2": {"x": "int16"}, "neon": {"x": "float32"}}, precision={"neon": "float32"})
+    assert lock.with_fallback("avx2", {"y": "int16"}).fallback == {"avx2": {"y": "int16"}, "neon": {"x": "float32"}}
+    assert lock.with_fallback("avx2", {}).fallback == {"neon": {"x": "float32"}}
+    assert lock.with_precision("avx2", "int8").precision == {"avx2": "int8", "neon": "float32"}
+    assert lock.fallback["avx2"] == {"x": "int16"}
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message", "hint"),
+    [
+        ('"int16"', '"int4"', "fallback.avx2.model.conv: 'int4' is neither 'int16' nor 'float32'", "--update-lock"),
+        ('"head" = "float32"', '"head" = "int8"', "fallback.avx2.head: 'int8' is neither", "--update-lock"),
+        ('"int16"', "16", "fallback.avx2.model.conv: expected a string, found an integer 16", "write a string"),
+        ('sse2 = "float32"', 'sse2 = "int16"', "precision.sse2: 'int16' is neither 'int8' nor 'float32'", "--update"),
+        ("[precision]", "[precision.avx2]", "precision.avx2: expected a string, found a table", "write a string"),
+        ("[fallback.avx2]", "[fallbak.avx2]", "unknown key 'fallbak'", "did you mean 'fallback'?"),
+    ],
+)
+def test_a_precision_that_is_none_is_refused(tmp_path: Path, old: str, new: str, message: str, hint: str) -> None:
+    path = tmp_path / LOCK_FILE
+    path.write_text(MEASURED)
+    assert read_lock(tmp_path).fallback["avx2"]["head"] == "float32"
+    assert old in MEASURED
+    path.write_text(MEASURED.replace(old, new))
+    with pytest.raises(RecipeError) as caught:
+        read_lock(tmp_path)
+    assert caught.value.message.startswith(f"{path}: {message}")
+    assert hint in caught.value.hint
