@@ -14,11 +14,12 @@ import numpy as np
 import onnx
 
 from edgebuild.core.errors import UsageError
-from edgebuild.stages.quantize import calibrate, equalize, parameters
+from edgebuild.stages.quantize import calibrate, equalize, parameters, rescue
 from edgebuild.stages.quantize.boundaries import Boundaries
 from edgebuild.stages.quantize.calibrate import InputSpec, Sample, input_specs
 from edgebuild.stages.quantize.channels import find_channels
-from edgebuild.stages.quantize.graph import Array, Graph, Types, key
+from edgebuild.stages.quantize.functions import Refined, functions
+from edgebuild.stages.quantize.graph import Array, Graph, key
 from edgebuild.stages.quantize.network import Network, Plan, Statistics
 from edgebuild.stages.quantize.observers import Range, Watcher
 from edgebuild.stages.quantize.parameters import Affine
@@ -62,6 +63,7 @@ class Calibrated:
     rows: list[dict[str, object]]
     judge: Judge
     again: Callable[[dict[str, list[Watcher]]], None]
+    rescued: frozenset[str] = frozenset()
 
     def plan(self, fallback: Fallback | None = None) -> Plan:
         """What is rounded."""
@@ -81,7 +83,7 @@ class Calibrated:
         """The range, and scale and zero point, of every group of tensors."""
         _check_overrides(self.settings, plan.boundaries)
         found = _ranges(plan, rules(self.settings.observer, self.settings.percentile)[self.rule], self.settings)
-        return found, _parameters(plan, found, self.settings, fallback or {})
+        return found, _parameters(plan, found, self.settings, fallback or {}, self.rescued)
 
 
 def floating_of(fallback: Fallback) -> frozenset[str]:
@@ -107,8 +109,10 @@ def calibrated_network(
     passes.run(_watchers(networks))
     judge = Judge.of(graph, passes.judges)
     candidate, rows = _judged(networks, settings, judge)
+    rescued_groups = _rescued(candidate, settings, judge)
     passes.finish(_watchers(networks))
-    return Calibrated(settings, candidate.plan.network, candidate.rule, passes.count, rows, judge, passes.once)
+    network = candidate.plan.network
+    return Calibrated(settings, network, candidate.rule, passes.count, rows, judge, passes.once, rescued_groups)
 
 
 @dataclass
@@ -163,7 +167,7 @@ class _Passes:
 
 def _networks(graph: Graph, passes: _Passes, settings: Settings) -> tuple[Network, Network | None]:
     """The network as it is, and equalized; the moments of the second follow from those of the first."""
-    types = Types(graph.to_model())
+    types = graph.types()
     inputs = moments(graph, types, frozenset(key(n) for n in graph.nodes))
     plain = Network(graph, {}, {}, inputs, {})
     channels = find_channels(graph, types)
@@ -197,7 +201,7 @@ def _watchers(networks: Sequence[Network]) -> dict[str, list[Watcher]]:
         if first.graph.producer(name) is not None:
             found.setdefault(name, [])  # every tensor that is read is checked for NaN and infinity
     for network in networks:
-        for name, statistics in network.statistics.items():
+        for name in network.statistics:
             shared = first.statistics.get(name) if name not in network.factors else None
             if shared is not None:
                 network.statistics[name] = shared
@@ -223,23 +227,66 @@ def _judged(networks: Sequence[Network], settings: Settings, judge: Judge) -> tu
     return best(models(), judge)
 
 
+def _rescued(candidate: Candidate, settings: Settings, judge: Judge) -> frozenset[str]:
+    """What needs 16 bits because the network is ruined without."""
+    plan = candidate.plan
+    if not settings.words:
+        return frozenset()
+    ranges = _ranges(plan, rules(settings.observer, settings.percentile)[candidate.rule], settings)
+
+    def error(groups: frozenset[str]) -> float:
+        return judge.error(plan.model(_parameters(plan, ranges, settings, {}, groups)))
+
+    if rescue.decibels(error(frozenset())) >= rescue.RUINED:
+        return frozenset()
+    chosen = _parameters(plan, ranges, settings, {})
+    pairs: dict[str, list[str]] = {}
+    for tensor, function in plan.network.functions.get(plan.selection.quantized, {}).items():
+        for result in function.results:
+            pairs.setdefault(plan.boundaries.groups[result], []).append(plan.boundaries.groups[tensor])
+    return rescue.rescued(plan, chosen, pairs, error)
+
+
 def _ranges(plan: Plan, choose: Choose, settings: Settings) -> dict[str, Range]:
     """The range of each group: what its sources showed, what Pad writes into it, and what was asked for."""
     network, boundaries = plan.network, plan.boundaries
     found = {}
     for group, tensors in boundaries.sources.items():
-        members = [t for t, g in boundaries.groups.items() if g == group]
+        members = boundaries.members[group]
         asked = [settings.ranges[t] for t in members if t in settings.ranges]
         own = next((settings.observers[t] for t in members if t in settings.observers), None)
         rule = rules(own, settings.percentile)[own] if own else choose
         padding: list[Range] = [(v, v) for v in boundaries.pads.get(group, ())]
         seen = calibrate.merged(chain((rule(network.statistics[t]) for t in tensors), padding))
         found[group] = asked[0] if asked else parameters.checked_range(group, seen)
+        if not asked and not own and len(members) == 1:
+            found[group] = _behind_function(plan, group, found[group])
     return found
 
 
-def _parameters(plan: Plan, ranges: Mapping[str, Range], settings: Settings, fallback: Fallback) -> dict[str, Affine]:
-    wide = set(words(plan)) if settings.words else set()
+def _behind_function(plan: Plan, tensor: str, found: Range) -> Range:
+    """The range, without what a function that alone reads the tensor makes the same of."""
+    network, quantized = plan.network, plan.selection.quantized
+    if quantized not in network.functions:
+        network.functions[quantized] = functions(network.graph, network.graph.types(), quantized, plan.boundaries)
+    function = network.functions[quantized].get(tensor)
+    if function is None or not found[0] < found[1]:
+        return found
+    histogram = network.statistics[tensor].histogram
+    seen = (tensor, function.results, int(histogram.counts().sum()))
+    if seen not in network.refined:
+        network.refined[seen] = Refined(histogram, function, network.graph, tensor)
+    return network.refined[seen].range(found)
+
+
+def _parameters(
+    plan: Plan,
+    ranges: Mapping[str, Range],
+    settings: Settings,
+    fallback: Fallback,
+    rescued: frozenset[str] = frozenset(),
+) -> dict[str, Affine]:
+    wide = (set(words(plan)) if settings.words else set()) | rescued
     graph = plan.network.graph
     for node in graph.nodes:
         if fallback.get(key(node)) == "int16":
@@ -266,4 +313,13 @@ def factors_of(network: Network) -> list[dict[str, Any]]:
     return [{"tensor": n, "smallest": float(f.min()), "largest": float(f.max())} for n, f in made.items()]
 
 
-__all__ = ["Calibrated", "Fallback", "Samples", "Settings", "Statistics", "calibrated_network", "factors_of", "floating_of"]
+__all__ = [
+    "Calibrated",
+    "Fallback",
+    "Samples",
+    "Settings",
+    "Statistics",
+    "calibrated_network",
+    "factors_of",
+    "floating_of",
+]

@@ -91,7 +91,7 @@ class _Ties:
                 self.fix(name)
 
     def solved(self) -> Channels:
-        labels = _components(self.total, self.left, self.right)
+        labels = components(self.total, self.left, self.right)
         names, compact = np.unique(labels, return_inverse=True)
         free = np.ones(len(names), bool)
         for found in self.fixed:
@@ -120,7 +120,7 @@ def _any_free(classes: dict[str, Array], free: Array, name: str) -> bool:
     return name in classes and bool(free[classes[name]].any())
 
 
-def _components(total: int, left: list[Array], right: list[Array]) -> Array:
+def components(total: int, left: list[Array], right: list[Array]) -> Array:
     """The smallest number that each number is connected with."""
     labels = np.arange(total)
     if not left:

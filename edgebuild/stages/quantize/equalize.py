@@ -6,14 +6,13 @@ with columns that did not grow. How far to go is decided for each set of tensors
 that rounding is expected to add to the outputs of the layers that read them.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import count
 
 import numpy as np
 from onnx import NodeProto
 
-from edgebuild.stages.quantize.channels import Channels, channel_axis, columns
+from edgebuild.stages.quantize.channels import Channels, channel_axis, columns, components
 from edgebuild.stages.quantize.graph import Array, Graph, optional_input
 
 _LARGEST = 256.0
@@ -105,8 +104,9 @@ def equalize(graph: Graph, channels: Channels, seen: Mapping[str, ChannelStatist
     """Rewrites the weights of `graph`. Returns the factor of each channel, by tensor, where it is not 1."""
     bounds = _Bounds(channels, seen)
     factors = np.ones(len(channels.free))
-    for part in _tied(channels, seen):
-        factors[part.classes] = part.best(graph, bounds)
+    for classes, nodes in _tied(channels, seen):
+        part = _Part(classes, [_Reader.of(graph, n, channels, seen, classes) for n in nodes], bounds)
+        factors[classes] = part.best()
     _apply(graph, channels, factors)
     return {n: factors[c].astype(np.float32) for n, c in channels.classes.items() if (factors[c] != 1).any()}
 
@@ -136,87 +136,103 @@ class _Bounds:
 
 
 @dataclass(frozen=True)
-class _Part:
-    """Classes that share a tensor, directly or through others; the tensors, and the layers that read them."""
+class _Reader:
+    """A layer that reads channels of a part: what its weights and its input make of a choice of factors.
 
-    classes: Array
-    tensors: tuple[str, ...]
-    readers: tuple[NodeProto, ...]
-    channels: Channels
-    seen: Mapping[str, ChannelStatistics]
+    `channels` [C] are the positions of the input's channels among the part's classes, one beyond the last for those
+    that keep the factor 1; `read` [O, I/groups] those that the columns of its weights [O, I/groups, products] read.
+    `size` and `energy` [O, I/groups] are the largest weight of each column and the sum of their squares.
+    """
 
-    def best(self, graph: Graph, bounds: _Bounds) -> Array:
-        """The factors of `classes` with the least expected noise."""
-        tried = [self._factors(graph, bounds, a, b) for a in _EXPONENTS for b in _EXPONENTS]
-        noise = [self._noise(graph, f) for f in tried]
-        found: Array = tried[int(np.argmin(noise))]
-        return found
+    channels: Array
+    read: Array
+    size: Array
+    energy: Array
+    products: int
+    seen: ChannelStatistics
+    signal: Array
 
-    def _factors(self, graph: Graph, bounds: _Bounds, by_range: float, by_weight: float) -> Array:
-        """(R / r)^a · (w / W)^b: small ranges grow, columns of large weights grow with them."""
-        used = bounds.used[self.classes]
-        weight = self._column_sizes(graph)[self.classes]
-        ratio = used.max(initial=0.0) / np.maximum(used, used.max(initial=0.0) / _LARGEST + 1e-12)
-        heavy = np.where(weight > 0, weight / max(weight.max(initial=0.0), 1e-12), 1.0)
-        factors = ratio**by_range * np.maximum(heavy, 1e-3) ** by_weight
-        factors /= np.exp(np.log(factors).mean()) if not self._is_bounded(bounds) else 1.0
-        return np.clip(factors, bounds.least[self.classes], bounds.most[self.classes])
+    @classmethod
+    def of(
+        cls,
+        graph: Graph,
+        node: NodeProto,
+        channels: Channels,
+        seen: Mapping[str, ChannelStatistics],
+        classes: Array,
+    ) -> "_Reader":
+        """What `node` is to the part of these classes, which are sorted."""
+        own = channels.classes[node.input[0]]
+        place = np.minimum(np.searchsorted(classes, own), len(classes) - 1)
+        inside = np.where(classes[place] == own, place, len(classes))
+        weight = graph.constants[node.input[1]]
+        flat = weight.reshape(*weight.shape[:2], -1).astype(np.float64)
+        read, statistics = columns(node, weight), seen[node.input[0]]
+        size, energy = np.abs(flat).max(axis=2), (flat**2).sum(axis=2)
+        return cls(inside, inside[read], size, energy, flat.shape[2], statistics, statistics.square[read])
 
-    def _is_bounded(self, bounds: _Bounds) -> bool:
-        return bool((bounds.most[self.classes] < _LARGEST).any())
+    def heaviest(self, count: int) -> Array:
+        """For each of `count` classes the largest weight that reads it, relative to the largest of that row."""
+        rows = self.size / np.maximum(self.size.max(axis=1, keepdims=True), 1e-12)
+        found = np.zeros(count + 1)
+        np.maximum.at(found, self.read, rows)
+        return found[:count]
 
-    def _column_sizes(self, graph: Graph) -> Array:
-        """For each class the largest weight that reads it, relative to the largest of that row."""
-        found = np.zeros(len(self.channels.free))
-        for node in self.readers:
-            weight = np.abs(graph.constants[node.input[1]]).astype(np.float64)
-            rows = weight.reshape(*weight.shape[:2], -1).max(axis=2)
-            rows /= np.maximum(rows.max(axis=1, keepdims=True), 1e-12)
-            np.maximum.at(found, self.channels.classes[node.input[0]][columns(node, weight)], rows)
-        return found
-
-    def _noise(self, graph: Graph, factors: Array) -> float:
-        """Variance that rounding adds to the outputs of the readers, each relative to its signal's."""
-        every = np.ones(len(self.channels.free))
-        every[self.classes] = factors
-        return sum(self._layer_noise(graph, node, every) for node in self.readers)
-
-    def _layer_noise(self, graph: Graph, node: NodeProto, every: Array) -> float:
-        scale, seen = every[self.channels.classes[node.input[0]]], self.seen[node.input[0]]
-        weight = graph.constants[node.input[1]].astype(np.float64)
-        flat = weight.reshape(*weight.shape[:2], -1)
-        read = columns(node, weight)
-        energy, signal = (flat**2).sum(axis=2), seen.square[read]
-        width = max((seen.high * scale).max(), 0.0) - min((seen.low * scale).min(), 0.0)
-        rounding = (width / 255) ** 2 / 12 * energy / scale[read] ** 2
-        largest = (np.abs(flat).max(axis=2) / scale[read]).max(axis=1, keepdims=True)
-        coarse = (largest / 127) ** 2 / 12 * flat.shape[2] * signal * scale[read] ** 2
-        total = np.maximum((energy * signal).sum(), 1e-30)
+    def noise(self, factors: Array) -> float:
+        """Variance that rounding adds to the outputs, relative to the signal's."""
+        every = np.append(factors, 1.0)
+        scale, read = every[self.channels], every[self.read]
+        width = max((self.seen.high * scale).max(), 0.0) - min((self.seen.low * scale).min(), 0.0)
+        rounding = (width / 255) ** 2 / 12 * self.energy / read**2
+        largest = (self.size / read).max(axis=1, keepdims=True)
+        coarse = (largest / 127) ** 2 / 12 * self.products * self.signal * read**2
+        total = np.maximum((self.energy * self.signal).sum(), 1e-30)
         return float((rounding + coarse).sum() / total)
 
 
-def _tied(channels: Channels, seen: Mapping[str, ChannelStatistics]) -> Iterable[_Part]:
-    """The parts that can be scaled independently of each other."""
-    names = [name for name in channels.classes if channels.free[channels.classes[name]].any()]
-    group: dict[int, int] = {}
-    members: dict[int, list[str]] = {}
-    numbers = count()
-    for name in names:
-        classes = [int(c) for c in np.unique(channels.classes[name]) if channels.free[c]]
-        known = {group[c] for c in classes if c in group}
-        target = min(known, default=next(numbers))
-        joined = [name, *(n for k in sorted(known) for n in members.pop(k))]
-        members[target] = joined
-        for tensor in joined:
-            for c in np.unique(channels.classes[tensor]):
-                if channels.free[c]:
-                    group[int(c)] = target
-    for number, tensors in members.items():
-        inside = set(tensors)
-        readers = tuple(n for n in channels.consumers if n.input[0] in inside and n.input[0] in seen)
-        if readers:
-            classes = np.array(sorted(c for c, g in group.items() if g == number))
-            yield _Part(classes, tuple(tensors), readers, channels, seen)
+@dataclass(frozen=True)
+class _Part:
+    """Classes that share a tensor, directly or through others, sorted; and the layers that read them."""
+
+    classes: Array
+    readers: Sequence[_Reader]
+    bounds: _Bounds
+
+    def best(self) -> Array:
+        """The factors of `classes` with the least expected noise."""
+        size = len(self.classes)
+        weight = np.max([r.heaviest(size) for r in self.readers], axis=0)
+        tried = [self._factors(weight, a, b) for a in _EXPONENTS for b in _EXPONENTS]
+        noise = [sum(reader.noise(f) for reader in self.readers) for f in tried]
+        return tried[int(np.argmin(noise))]
+
+    def _factors(self, weight: Array, by_range: float, by_weight: float) -> Array:
+        """(R / r)^a · (w / W)^b: small ranges grow, columns of large weights grow with them."""
+        bounds, used = self.bounds, self.bounds.used[self.classes]
+        ratio = used.max(initial=0.0) / np.maximum(used, used.max(initial=0.0) / _LARGEST + 1e-12)
+        heavy = np.where(weight > 0, weight / max(weight.max(initial=0.0), 1e-12), 1.0)
+        factors = ratio**by_range * np.maximum(heavy, 1e-3) ** by_weight
+        factors /= np.exp(np.log(factors).mean()) if not self._is_bounded() else 1.0
+        return np.asarray(np.clip(factors, bounds.least[self.classes], bounds.most[self.classes]))
+
+    def _is_bounded(self) -> bool:
+        return bool((self.bounds.most[self.classes] < _LARGEST).any())
+
+
+def _tied(channels: Channels, seen: Mapping[str, ChannelStatistics]) -> Iterable[tuple[Array, list[NodeProto]]]:
+    """The classes that can be scaled independently of the others, with the layers that read them."""
+    free = {name: found[channels.free[found]] for name, found in channels.classes.items()}
+    free = {name: found for name, found in free.items() if found.size}
+    ends = [(np.full(found.size, found[0]), found) for found in free.values()]
+    part = components(len(channels.free), [a for a, _ in ends], [b for _, b in ends])
+    readers: dict[int, list[NodeProto]] = {}
+    for node in channels.consumers:
+        if node.input[0] in free and node.input[0] in seen:
+            readers.setdefault(int(part[free[node.input[0]][0]]), []).append(node)
+    order = np.argsort(part, kind="stable")
+    first, last = (np.searchsorted(part[order], list(readers), side) for side in ("left", "right"))
+    for start, stop, nodes in zip(first, last, readers.values(), strict=True):
+        yield order[start:stop], nodes
 
 
 def growth(seen: ChannelStatistics, factors: Array) -> float:

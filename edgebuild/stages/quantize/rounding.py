@@ -1,10 +1,10 @@
 """Rounding of weights that keeps a layer's output, not each weight, close to the float one.
 
-Rounded to the nearest, weights make independent errors e, and the output errs by e·x. Inputs are correlated (pixels with
-their neighbours, channels with each other), so an error in one weight can be taken back by how the others are rounded.
-The weights of a row are rounded one after the other, and what each leaves is spread over those that are still free so
-that E[(e·x)²] stays least (Frantar et al., GPTQ, 2023; Hassibi and Stork, Optimal Brain Surgeon, 1993). The mean of x
-is left out of it: the bias takes that part back (Nagel et al., Data-Free Quantization, 2019, section 4.2).
+Rounded to the nearest, weights make independent errors e, and the output errs by e·x. Inputs are correlated (pixels
+with their neighbours, channels with each other), so an error in one weight can be taken back by how the others are
+rounded. The weights of a row are rounded one after the other, and what each leaves is spread over those that are still
+free so that E[(e·x)²] stays least (Frantar et al., GPTQ, 2023; Hassibi and Stork, Optimal Brain Surgeon, 1993). The
+mean of x is left out of it: the bias takes that part back (Nagel et al., Data-Free Quantization, 2019, section 4.2).
 """
 
 from dataclasses import dataclass
@@ -22,6 +22,8 @@ _DAMPING = 0.01
 """Of the mean variance, added to every variance: directions that the samples do not show are not free."""
 _ROWS, _ROWS_PER_TERM = 8192, 16
 """How many inputs of the sums make a covariance; more change nothing that matters."""
+_TOGETHER = 256
+"""So many inputs are multiplied with each other at a time: writing the products takes longer than forming them."""
 _BLOCK = 64
 _LARGEST = 4608
 """Products of a sum up to which covariances are kept: 512 channels of 3 × 3; beyond, weights are rounded to nearest."""
@@ -39,21 +41,28 @@ class Geometry:
 
     def rows(self, values: Array) -> Array:
         """Inputs of the sums, [groups, positions, K], at most _POSITIONS evenly chosen ones."""
+        return self.columns(values).transpose(0, 2, 1)
+
+    def columns(self, values: Array) -> Array:
+        """The same, [groups, K, positions]."""
         if values.ndim != 4:
             flat = values.reshape(-1, values.shape[-1])
-            return _spread(flat)[None]
+            return np.ascontiguousarray(flat[_spread(len(flat))].T)[None]
         top, left, bottom, right = self.pads
-        x = np.pad(values, ((0, 0), (0, 0), (top, bottom), (left, right)))
+        x = np.pad(values, ((0, 0), (0, 0), (top, bottom), (left, right))) if any(self.pads) else values
+        n, c, height, width = x.shape
+        pixels = x.transpose(1, 0, 2, 3).reshape(c, -1)
+        found = np.take(pixels, self._pixels(n, height, width), axis=1)  # [C, kh * kw, P]
+        return np.asarray(found.reshape(self.groups, -1, found.shape[2]))
+
+    def _pixels(self, n: int, height: int, width: int) -> Array:
+        """Which pixels of `n` padded images the chosen windows hold, int64 [kh * kw, positions]."""
         (kh, kw), (dh, dw), (sh, sw) = self.kernel, self.dilations, self.strides
-        window = ((kh - 1) * dh + 1, (kw - 1) * dw + 1)
-        seen = np.lib.stride_tricks.sliding_window_view(x, window, axis=(2, 3))  # type: ignore[call-overload]
-        seen = seen[:, :, ::sh, ::sw, ::dh, ::dw]
-        n, c, h, w = seen.shape[:4]
-        chosen = np.unique(np.linspace(0, n * h * w - 1, min(n * h * w, _POSITIONS)).astype(np.int64))
-        image, y, column = np.unravel_index(chosen, (n, h, w))
-        picked = seen[image, :, y, column]  # [P, C, kh, kw]
-        grouped = picked.reshape(len(chosen), self.groups, -1)
-        return np.asarray(grouped.transpose(1, 0, 2))
+        h, w = (height - (kh - 1) * dh - 1) // sh + 1, (width - (kw - 1) * dw - 1) // sw + 1
+        image, y, x = np.unravel_index(_spread(n * h * w), (n, h, w))
+        first = (image * height + y * sh) * width + x * sw
+        inside = np.arange(kh)[:, None] * (dh * width) + np.arange(kw) * dw
+        return np.asarray(inside.reshape(-1, 1) + first)
 
 
 class Moments(Protocol):
@@ -74,25 +83,35 @@ class SeenMoments:
         self._terms = terms
         self._sum: Array | None = None
         self._products: Array | None = None
+        self._waiting: list[Array] = []
         self._count = 0
         self._covered = 0
         self._covered_sum: Array = np.zeros(())
 
     def observe(self, values: Array, low: float, high: float) -> None:  # noqa: ARG002 - the protocol's signature
         """Adds the values of one sample."""
-        rows = self._geometry.rows(values).astype(np.float32)
-        total = rows.sum(axis=1, dtype=np.float64)
+        columns = self._geometry.columns(values).astype(np.float32, copy=False)
+        total = columns.sum(axis=2, dtype=np.float64)
         self._sum = total if self._sum is None else self._sum + total
-        self._count += rows.shape[1]
+        self._count += columns.shape[2]
         if self._terms <= _LARGEST and self._covered < max(_ROWS, _ROWS_PER_TERM * self._terms):
-            self._covered += rows.shape[1]
+            self._covered += columns.shape[2]
             self._covered_sum = self._covered_sum + total
-            with np.errstate(over="ignore", invalid="ignore"):
-                products = rows.transpose(0, 2, 1) @ rows
-            if self._products is None:
-                self._products = products
-            else:
-                self._products += products
+            self._waiting.append(columns)
+            if sum(c.shape[2] for c in self._waiting) >= min(_TOGETHER, self._terms):
+                self._multiply()
+
+    def _multiply(self) -> None:
+        if not self._waiting:
+            return
+        columns = self._waiting[0] if len(self._waiting) == 1 else np.concatenate(self._waiting, axis=2)
+        self._waiting = []
+        with np.errstate(over="ignore", invalid="ignore"):
+            products = columns @ columns.transpose(0, 2, 1)
+        if self._products is None:
+            self._products = products
+        else:
+            self._products += products
 
     def mean(self) -> Array:
         """Float64 [groups, K]; at least one sample was observed."""
@@ -101,6 +120,7 @@ class SeenMoments:
 
     def covariance(self) -> Array | None:
         """Float64 [groups, K, K], with _DAMPING; None for sums of too many products, or too large ones."""
+        self._multiply()
         if self._products is None or not np.isfinite(self._products).all():
             return None
         mean = self._covered_sum / self._covered
@@ -172,36 +192,52 @@ def rounded(steps: Array, covariance: Array) -> Array:
     """
     order = np.argsort(-np.einsum("gkk->gk", covariance), axis=1, kind="stable")
     h = np.take_along_axis(np.take_along_axis(covariance, order[:, :, None], 1), order[:, None, :], 2)
-    left = np.take_along_axis(steps, order[:, None, :], 2).astype(np.float64)
+    left = np.take_along_axis(steps.transpose(0, 2, 1), order[:, :, None], 1).astype(np.float64)  # [groups, K, O]
     spread = _factor(h)
     found = np.empty_like(left)
-    terms = left.shape[2]
+    terms = left.shape[1]
     for start in range(0, terms, _BLOCK):
         stop = min(start + _BLOCK, terms)
-        errors = np.empty((*left.shape[:2], stop - start))
+        errors = np.empty((left.shape[0], stop - start, left.shape[2]))
         for i in range(start, stop):
-            found[:, :, i] = np.clip(np.rint(left[:, :, i]), -127, 127)
-            error = (left[:, :, i] - found[:, :, i]) / spread[:, i, i, None]
-            errors[:, :, i - start] = error
-            left[:, :, i + 1 : stop] -= error[:, :, None] * spread[:, i, None, i + 1 : stop]
-        left[:, :, stop:] -= errors @ spread[:, start:stop, stop:]
+            np.clip(np.rint(left[:, i]), -127, 127, out=found[:, i])
+            error = (left[:, i] - found[:, i]) / spread[:, i, i, None]
+            errors[:, i - start] = error
+            left[:, i + 1 : stop] -= spread[:, i, i + 1 : stop, None] * error[:, None]
+        left[:, stop:] -= spread[:, start:stop, stop:].transpose(0, 2, 1) @ errors
     back = np.argsort(order, axis=1, kind="stable")
-    return np.take_along_axis(found, back[:, None, :], 2)
+    return np.take_along_axis(found, back[:, :, None], 1).transpose(0, 2, 1)
 
 
 def _factor(h: Array) -> Array:
     """The upper triangular U with Uᵀ·U = inverse of h, for each group; h gets more damping while rounding errors of
     its own make it indefinite.
+
+    With rows and columns in reverse order h = L·Lᵀ; the inverse of L, turned back, is U.
     """
     each = np.einsum("gkk->gk", h).mean(axis=1)[:, None, None] * np.eye(h.shape[1])
     for damping in (0.0, 0.01, 0.1, 1.0):
         try:
-            return np.asarray(np.linalg.cholesky(np.linalg.inv(h + damping * each)).transpose(0, 2, 1))
+            lower = np.linalg.cholesky((h + damping * each)[:, ::-1, ::-1])
+            return np.ascontiguousarray(_triangular_inverse(lower)[:, ::-1, ::-1])
         except np.linalg.LinAlgError:
             continue
     return np.broadcast_to(np.eye(h.shape[1]), h.shape)
 
 
-def _spread(rows: Array) -> Array:
-    chosen = np.unique(np.linspace(0, len(rows) - 1, min(len(rows), _POSITIONS)).astype(np.int64))
-    return np.asarray(rows[chosen])
+def _triangular_inverse(lower: Array) -> Array:
+    """The inverse of lower triangular matrices [groups, K, K], by halves: most of it is products of matrices."""
+    size = lower.shape[1]
+    if size <= _BLOCK:
+        return np.tril(np.linalg.inv(lower))
+    half = size // 2
+    found = np.zeros_like(lower)
+    found[:, :half, :half] = first = _triangular_inverse(lower[:, :half, :half])
+    found[:, half:, half:] = last = _triangular_inverse(lower[:, half:, half:])
+    found[:, half:, :half] = -last @ (lower[:, half:, :half] @ first)
+    return found
+
+
+def _spread(count: int) -> Array:
+    """At most _POSITIONS of `count` numbers, evenly chosen."""
+    return np.unique(np.linspace(0, count - 1, min(count, _POSITIONS)).astype(np.int64))

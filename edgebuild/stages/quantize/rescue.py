@@ -1,0 +1,73 @@
+"""16 bits for the tensors that ruin a network in 8.
+
+Where one channel of a tensor is a hundred times as large as the others, and what lies behind is not homogeneous (SiLU,
+sigmoid …), no equalization helps: the others have two or three steps left. Networks that suffer from it give outputs
+that hardly resemble the float ones. For them, and only for them, the tensors in which most channels drown in the
+rounding get 16 bits, as long as each of them helps.
+"""
+
+import math
+from collections.abc import Callable, Iterable, Mapping
+
+import numpy as np
+
+from edgebuild.stages.quantize.graph import key
+from edgebuild.stages.quantize.network import Plan
+from edgebuild.stages.quantize.operators import ROWS, is_weighted
+from edgebuild.stages.quantize.parameters import Affine
+
+RUINED = 18.0
+"""Signal to noise at the outputs, in dB, below which a network is looked at."""
+_ENOUGH = 24.0
+_TRIED = 12
+_HELPS = 0.9
+"""The share of the error that a tensor may leave to be worth its 16 bits."""
+
+
+def rescued(
+    plan: Plan,
+    chosen: Mapping[str, Affine],
+    pairs: Mapping[str, Iterable[str]],
+    error: Callable[[frozenset[str]], float],
+) -> frozenset[str]:
+    """The groups that get 16 bits. `pairs`: for a group the others that its values come from through a function;
+    `error(groups)`: the error at the outputs with these in 16 bits, as energy in relation to the outputs'.
+    """
+    least = error(frozenset())
+    found: frozenset[str] = frozenset()
+    for group in _suspects(plan, chosen)[:_TRIED]:
+        if decibels(least) >= _ENOUGH:
+            break
+        tried = found | {group, *pairs.get(group, ())}
+        now = error(tried)
+        if now < _HELPS * least:
+            found, least = tried, now
+    return found
+
+
+def decibels(error: float) -> float:
+    """Signal to noise of an error in relation to the signal."""
+    return -10 * math.log10(min(max(error, 1e-12), 1e12))
+
+
+def _suspects(plan: Plan, chosen: Mapping[str, Affine]) -> list[str]:
+    """Groups in 8 bits that layers with weights read, those whose channels drown most first."""
+    scores = {g: _drowned(plan, g, float(p.scale)) for g, p in chosen.items() if p.bits == 8}
+    return sorted((g for g, score in scores.items() if score > 0), key=lambda g: -scores[g])
+
+
+def _drowned(plan: Plan, group: str, scale: float) -> float:
+    """Rounding noise in relation to a channel's energy, at most 1, the mean over the channels; the worst reader's."""
+    worst = 0.0
+    for node in plan.readers(group):
+        if node.op_type in ROWS or (node.op_type == "MatMul" and not is_weighted(plan.network.graph, node)):
+            return 0.0
+        moments = plan.network.moments.get(key(node))
+        covariance = None if moments is None else moments.covariance()
+        if moments is None or covariance is None:
+            continue
+        energy = np.einsum("gkk->gk", covariance) + moments.mean() ** 2
+        seen = energy[energy > energy.max() * 1e-9]
+        if seen.size:
+            worst = max(worst, float(np.minimum(scale**2 / 12 / seen, 1.0).mean()))
+    return worst
