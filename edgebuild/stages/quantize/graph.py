@@ -42,7 +42,7 @@ class Graph:
     @property
     def opset(self) -> int:
         """The version of the standard domain."""
-        return max(o.version for o in self._frame.opset_import if o.domain in {"", "ai.onnx"})
+        return int(max(o.version for o in self._frame.opset_import if o.domain in {"", "ai.onnx"}))
 
     def float_outputs(self) -> list[str]:
         """The graph outputs that are float32."""

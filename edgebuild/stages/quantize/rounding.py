@@ -240,4 +240,4 @@ def _triangular_inverse(lower: Array) -> Array:
 
 def _spread(count: int) -> Array:
     """At most _POSITIONS of `count` numbers, evenly chosen."""
-    return np.unique(np.linspace(0, count - 1, min(count, _POSITIONS)).astype(np.int64))
+    return np.linspace(0, count - 1, min(count, _POSITIONS)).astype(np.int64)
