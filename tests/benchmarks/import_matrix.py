@@ -195,10 +195,11 @@ def parity(report: dict[str, Any]) -> str:
     found = report["parity"]
     if found is None:
         return "is ONNX"
-    error = max(found["max_relative_error"].values())
+    rounded = found["decided_by_rounding"]
+    error = max((e for name, e in found["max_relative_error"].items() if name not in rounded), default=0.0)
     if "agreement" in found:
         return f"{100 * min(found['agreement'].values()):.1f} % of the integers equal, the rest within {error:.1g}"
-    return f"{error:.1e}"
+    return f"{error:.1e}" + (f"; rounding decides {', '.join(rounded)}" if rounded else "")
 
 
 def floats(report: dict[str, Any], plan: Plan) -> str:
