@@ -6,7 +6,6 @@ from hypothesis.extra import numpy as hnp
 
 from edgebuild.core.errors import CalibrationError, ModelError
 from edgebuild.stages.quantize.parameters import activation, checked_range, largest_bias
-from edgebuild.stages.quantize.rounding import Geometry, SeenMoments
 from edgebuild.stages.quantize.weights import Weights
 
 bounds = st.floats(-(2.0**127), 2.0**127, width=32)
@@ -77,46 +76,3 @@ def test_a_bias_that_would_overflow_widens_its_channel_only() -> None:
 def test_nan_weights_are_named() -> None:
     with pytest.raises(ModelError, match=r"weights 'layer\.weight' hold NaN"):
         Weights("layer.weight", np.array([[np.nan]], np.float32), 0, None, np.float32(1))
-
-
-@pytest.mark.parametrize("group", [1, 2, 4])
-def test_rounding_keeps_the_mean_of_each_output(group: int) -> None:
-    rng = np.random.default_rng(group)
-    weight = rng.normal(size=(8, 8 // group, 3, 3)).astype(np.float32)
-    geometry = Geometry((3, 3), (1, 1), (0, 0, 0, 0), (1, 1), group)
-    moments = SeenMoments(geometry, weight[0].size)
-    x = (rng.normal(size=(4, 8, 12, 12)) + rng.uniform(0, 5, (8, 1, 1))).astype(np.float32)
-    moments.observe(x, 0.0, 0.0)
-    w = Weights("w", weight, 0, np.zeros(8, np.float32), np.float32(1e-3), moments)
-    mean = np.repeat(moments.mean(), 8 // group, axis=0)
-    exact = (weight.reshape(8, -1).astype(np.float64) * mean).sum(axis=1)
-    found = (w.q.reshape(8, -1) * w.scale.astype(np.float64)[:, None] * mean).sum(axis=1) + w.bias * w.bias_scale
-    assert found == pytest.approx(exact, abs=1e-3)
-
-
-@pytest.mark.parametrize("group", [1, 8])
-def test_rounding_by_the_inputs_leaves_less_error_than_rounding_to_nearest(group: int) -> None:
-    rng = np.random.default_rng(group)
-    weight = rng.normal(size=(8, 8 // group, 3, 3)).astype(np.float32)
-    smooth = np.cumsum(np.cumsum(rng.normal(size=(2, 8, 24, 24)), axis=2), axis=3).astype(np.float32)
-    geometry = Geometry((3, 3), (1, 1), (1, 1, 1, 1), (1, 1), group)
-    moments = SeenMoments(geometry, weight[0].size)
-    moments.observe(smooth, 0.0, 0.0)
-    rows = geometry.rows(np.cumsum(smooth[:, ::-1], axis=2)[:1].copy())
-    errors = []
-    for seen in (None, moments):
-        w = Weights("w", weight, 0, np.zeros(8, np.float32), np.float32(1e-3), seen)
-        error = (w.q * w.scale[:, None, None, None] - weight).reshape(group, 8 // group, -1)
-        errors.append(float(np.var(rows @ error.transpose(0, 2, 1), axis=1).mean()))
-    assert errors[1] < 0.7 * errors[0]
-
-
-@pytest.mark.parametrize("samples", [1, 2])
-def test_rounding_by_hardly_any_inputs_still_gives_integers(samples: int) -> None:
-    rng = np.random.default_rng(0)
-    moments = SeenMoments(Geometry((1, 1), (1, 1), (0, 0, 0, 0), (1, 1), 1), 300)
-    for _ in range(samples):
-        moments.observe(np.ones((1, 300), np.float32), 1.0, 1.0)
-    weight = rng.normal(size=(5, 300)).astype(np.float32)
-    w = Weights("w", weight, 0, None, np.float32(1e-3), moments)
-    assert np.abs(w.q * w.scale.astype(np.float64)[:, None] - weight).max() <= 1.5 * w.scale.max()
