@@ -310,8 +310,8 @@ class _Build:
             floating = sum(us for us, op in zip(spent, plan.ops, strict=True) if not op.integer)
             if floating < _FLOATING * sum(spent):
                 return {"precision.json": _json({})}
-            parts = _files(keep_float(_model(ingested)))
-            entry = _Entry(self._cache.put(digest.of_parts("float32", ingested.digest, test.digest), parts))
+            whole = functools.partial(_files_of, keep_float, _model(ingested))
+            entry = self._entry("quantize", ["whole", ingested.digest], whole)
             _, other = self._packed(entry, meta, folder)
             found = {"int8_us": math.inf, "float32_us": math.inf}
             for _ in range(_ROUNDS):
@@ -319,7 +319,7 @@ class _Build:
                     found[name] = min(found[name], *check.latency(one.trial, one.golden_inputs, one.folder))
             return {"precision.json": _json(found)}
 
-        return self._entry("precision", [ingested.digest, built.test.digest], make)
+        return self._measured("precision", [ingested.digest, built.test.digest], make)
 
     def _misses(self, ingested: _Entry, built: "_Built", meta: _Meta) -> bool:
         """Whether the budget is missed, and layers may still leave 8 bits. Raises CheckError where they may not."""
@@ -376,7 +376,7 @@ class _Build:
             rows = [dataclasses.asdict(step) for step in (*steps, *last_resort(measured, steps))]
             return {"steps.json": _json(rows)}
 
-        return self._entry("fallback", [ingested.digest, built.quantized.digest, built.test.digest], make)
+        return self._measured("fallback", [ingested.digest, built.quantized.digest, built.test.digest], make)
 
     def _fallback(self, ingested: _Entry, meta: _Meta, possible: _Entry, most: float) -> _Entry:
         """As few of the steps as bring the drop down to `most`."""
@@ -414,8 +414,8 @@ class _Build:
         plain = times(check.profile(built.test.trial, built.test.golden_inputs, built.test.folder))
         costs: dict[str, dict[str, float]] = {}
         for kind in PRECISIONS:
-            quantized = finished(found, {layer[0]: kind for layer in layers})
-            entry = _Entry(self._cache.put(digest.of_parts("cost", kind, built.test.digest), _files(quantized)))
+            whole = functools.partial(_files_of, finished, found, {layer[0]: kind for layer in layers})
+            entry = self._entry("quantize", ["whole", kind, built.quantized.digest], whole)
             _, test = self._packed(entry, meta, folder)
             slow = times(check.profile(test.trial, test.golden_inputs, test.folder))
             costs[kind] = {name: slow[name] - plain[name] for _, name, _ in layers if name in slow and name in plain}
@@ -443,6 +443,11 @@ class _Build:
         except ModelError as error:
             where = recipe.saved or recipe.name
             raise ModelError(f"{where}: {error.message}", error.hint) from error
+
+    def _measured(self, stage: str, inputs: Iterable[str], make: Callable[[], dict[str, bytes]]) -> _Entry:
+        """The result of a stage that measures: with --update-lock what was measured before does not count."""
+        now = [str(time.time_ns())] if self._job.update_lock else []
+        return self._entry(stage, [*inputs, *now], make)
 
     def _entry(self, stage: str, inputs: Iterable[str], make: Callable[[], dict[str, bytes]]) -> _Entry:
         """The cached result of a stage, made when it is missing."""
@@ -829,6 +834,10 @@ def _files(quantized: "Quantized") -> dict[str, bytes]:
         "float.onnx": quantized.floating.SerializeToString(deterministic=True),
         "report.json": _json(quantized.report),
     }
+
+
+def _files_of(quantize: "Callable[..., Quantized]", *given: object) -> dict[str, bytes]:
+    return _files(quantize(*given))
 
 
 def _layers(count: int) -> str:

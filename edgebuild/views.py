@@ -1,5 +1,6 @@
 """What the command line shows to people: progress, the summary of a build, tables. It decides nothing."""
 
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from types import TracebackType
 from typing import Any, Literal
@@ -107,6 +108,8 @@ def summary(report: dict[str, Any], path: str) -> Table:
             ("checked", "yes: golden outputs reproduced" if report["checked"] else f"NO: {report['check_reason']}"),
             *([("quality", "speed only: made without trained weights")] if report["quality"] != "trained" else []),
             ("accuracy", accuracy_line(accuracy)),
+            *([("fallback", fallen)] if (fallen := fallback_line(report)) else []),
+            *([("precision", whole)] if (whole := precision_line(report)) else []),
             *([("culprit", escape(culprit))] if (culprit := culprit_line(report)) else []),
             ("weights", f"{size(weights['float_bytes'])} → {size(weights['int8_bytes'])} (x{weights['ratio']:.2f})"),
             ("latency", latency_line(report["latency_us"], report["latency_reason"])),
@@ -143,6 +146,32 @@ def _nearness(accuracy: dict[str, Any]) -> str:
     shown = {"agreement": "agreement {:.2f} %", "kl": "KL {:.3g} nats", "sqnr_db": "SQNR {:.1f} dB"}
     parts = [text.format(accuracy[key]) for key, text in shown.items() if accuracy[key] is not None]
     return f"; {', '.join(parts)}" if parts else ""
+
+
+def fallback_line(report: dict[str, Any]) -> str:
+    """How many layers left 8 bits to meet the budget, for what, and what it costs where that was measured."""
+    rows = report.get("quantization", {}).get("fallback") or []
+    if not rows:
+        return ""
+    kinds = Counter(row["precision"] for row in rows)
+    counted = ", ".join(f"{kinds[kind]} {kind}" for kind in ("int16", "float32") if kinds[kind])
+    known = [row["cost_us"] for row in rows if row.get("cost_us") is not None]
+    cost = f", {_microseconds(sum(known), '+')}" if known else "; as recipe.lock says"
+    return f"{len(rows)} layer{'s' if len(rows) > 1 else ''}: {counted}{cost}"
+
+
+def precision_line(report: dict[str, Any]) -> str:
+    """That the whole network is float32, and why."""
+    found = report.get("precision", {})
+    if found.get("chosen") != "float32":
+        return ""
+    if "float32_us" not in found:
+        return "float32, as the recipe or its lock says"
+    return f"float32: {_microseconds(found['float32_us'])} against {_microseconds(found['int8_us'])} in INT8"
+
+
+def _microseconds(value: float, sign: str = "") -> str:
+    return f"{value:{sign},.{0 if abs(value) >= 10 else 1}f} µs"
 
 
 def culprit_line(report: dict[str, Any]) -> str:

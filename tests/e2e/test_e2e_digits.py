@@ -54,7 +54,7 @@ def test_the_report_has_its_documented_keys(digits: Built) -> None:
     assert 0 < report["latency_us"]["min"] <= report["latency_us"]["median"] <= report["latency_us"]["p99"]
     assert 0 < report["macs"]["integer"] <= report["macs"]["total"]
     assert list(report["seconds"]) == [
-        "ingest", "quantize", "compile", "runtime", "package", "check", "evaluate", "sign",
+        "ingest", "quantize", "compile", "runtime", "package", "check", "evaluate", "precision", "diagnose", "sign",
     ]  # fmt: skip
     assert report["bundle_bytes"] == len(digits.data)
     assert report["arena_bytes"] > 0

@@ -1,0 +1,42 @@
+"""What the end of a build says of layers that fell back and of a network that is float32 as a whole."""
+
+from typing import Any
+
+import pytest
+
+from edgebuild import views
+
+
+def row(precision: str, cost_us: float | None) -> dict[str, Any]:
+    return {"layer": "conv", "key": "c", "precision": precision} | ({} if cost_us is None else {"cost_us": cost_us})
+
+
+@pytest.mark.parametrize(
+    ("rows", "line"),
+    [
+        ([], ""),
+        ([row("int16", 1.04)], "1 layer: 1 int16, +1.0 µs"),
+        ([row("int16", 1.0), row("float32", 2.6), row("int16", 0.8)], "3 layers: 2 int16, 1 float32, +4.4 µs"),
+        ([row("float32", 1234.4), row("float32", 0.3)], "2 layers: 2 float32, +1,235 µs"),
+        ([row("int16", -0.3)], "1 layer: 1 int16, -0.3 µs"),
+        ([row("int16", None), row("int16", None)], "2 layers: 2 int16; as recipe.lock says"),
+    ],
+)
+def test_layers_that_fell_back(rows: list[dict[str, Any]], line: str) -> None:
+    assert views.fallback_line({"quantization": {"fallback": rows}}) == line
+    assert views.fallback_line({}) == ""
+
+
+@pytest.mark.parametrize(
+    ("found", "line"),
+    [
+        ({"chosen": "int8"}, ""),
+        ({"chosen": "int8", "int8_us": 41.0, "float32_us": 55.0}, ""),
+        ({"chosen": "float32", "int8_us": 55.2, "float32_us": 41.4}, "float32: 41 µs against 55 µs in INT8"),
+        ({"chosen": "float32", "int8_us": 5.51, "float32_us": 4.1}, "float32: 4.1 µs against 5.5 µs in INT8"),
+        ({"chosen": "float32"}, "float32, as the recipe or its lock says"),
+    ],
+)
+def test_a_network_in_float32(found: dict[str, Any], line: str) -> None:
+    assert views.precision_line({"precision": found}) == line
+    assert views.precision_line({}) == ""
