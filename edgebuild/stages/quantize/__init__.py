@@ -57,9 +57,9 @@ class Quantized:
 
     `report`: `passed_through`, `samples` (their number), `observer`; `tensors`: {name, scale, zero_point, bits, min,
     max} of each Q/DQ pair; `quantized`: {operator, name} and `float`: {operator, name, reason} of each operator;
-    `candidates`: {equalized, observer, sqnr_db} of each that was tried; `equalized`: {tensor, smallest, largest} factor.
-    `floating`: the float32 network that was rounded; its tensors have the names and values that they have before Q in
-    `model`.
+    `candidates`: {equalized, observer, sqnr_db} of each that was tried; `equalized`: {tensor, smallest, largest}
+    factor; `rescued`: tensors in 16 bits because the network is ruined without. `floating`: the float32 network that
+    was rounded; its tensors have the names and values that they have before Q in `model`.
     """
 
     model: onnx.ModelProto
@@ -113,6 +113,7 @@ def finished(found: Calibrated, fallback: Fallback | None = None) -> Quantized:
     rows = _tensors(plan.boundaries, ranges, chosen)
     report = _report(found.count, found.rule, rows, *_operators(found.network.graph, plan.selection))
     report |= {"candidates": found.rows, "equalized": factors_of(found.network)}
+    report["rescued"] = sorted(found.rescued)
     result = plan.model(chosen)
     onnx.checker.check_model(result, full_check=True)
     return Quantized(result, report, found.network.graph.to_model())
@@ -125,9 +126,7 @@ def layers(found: Calibrated) -> list[tuple[str, str, str]]:
     return [(key(n), n.name, n.op_type) for n in graph.nodes if key(n) in quantized and is_weighted(graph, n)]
 
 
-def errors(
-    found: Calibrated, tried: Sequence[Fallback], progress: Callable[[int], None] | None = None
-) -> list[float]:
+def errors(found: Calibrated, tried: Sequence[Fallback], progress: Callable[[int], None] | None = None) -> list[float]:
     """The error at the outputs (energy, in relation to theirs) on held-out samples, with each fallback."""
     found.watch([found.network.plan(floating_of(fallback)) for fallback in tried])
     result = []

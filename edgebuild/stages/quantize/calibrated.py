@@ -5,6 +5,7 @@ may be rounded, as they are and equalized. Every fourth sample is held out to ju
 end. Nothing that is kept grows with the number of samples.
 """
 
+import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import chain
@@ -35,6 +36,10 @@ _HELD_OUT = 4
 """Every so many-th sample is held out …"""
 _JUDGES = 32
 """… up to this number. Those that calibration saw would not show what happens to values beyond its ranges."""
+_FEWEST, _HELD_BYTES = 8, 1 << 25
+"""… or, where samples and what the network makes of them are large, as many as fit in that, but not fewer than 32 samples
+leave anyway: memory must not grow with the samples."""
+_FEW = 4
 
 
 @dataclass(frozen=True)
@@ -144,9 +149,16 @@ class _Passes:
         """All samples."""
         self._observe(watchers, iter(self.samples()))
 
+    @property
+    def _room(self) -> int:
+        """How many samples may be held out."""
+        inputs = sum(spec.dtype.itemsize * math.prod(spec.shape) for spec in self.specs.values())
+        outputs = 4 * sum(self.graph.sizes.values())
+        return max(_FEWEST, min(_JUDGES, _HELD_BYTES // max(inputs + outputs, 1)))
+
     def _parted(self, first: list[Sample]) -> Iterator[Sample]:
         for number, sample in enumerate(self.samples()):
-            if number % _HELD_OUT == _HELD_OUT - 1 and len(self.held) < _JUDGES:
+            if number % _HELD_OUT == _HELD_OUT - 1 and len(self.held) < self._room:
                 self.held.append(dict(sample))
                 calibrate.check_sample(self.specs, sample, number)
                 self._advance()
@@ -244,7 +256,12 @@ def _rescued(candidate: Candidate, settings: Settings, judge: Judge) -> frozense
     for tensor, function in plan.network.functions.get(plan.selection.quantized, {}).items():
         for result in function.results:
             pairs.setdefault(plan.boundaries.groups[result], []).append(plan.boundaries.groups[tensor])
-    return rescue.rescued(plan, chosen, pairs, error)
+    few = judge.first(_FEW)
+
+    def roughly(groups: frozenset[str]) -> float:
+        return few.error(plan.model(_parameters(plan, ranges, settings, {}, groups)))
+
+    return rescue.rescued(plan, chosen, pairs, error, roughly)
 
 
 def _ranges(plan: Plan, choose: Choose, settings: Settings) -> dict[str, Range]:
@@ -276,7 +293,8 @@ def _behind_function(plan: Plan, tensor: str, found: Range) -> Range:
     seen = (tensor, function.results, int(histogram.counts().sum()))
     if seen not in network.refined:
         network.refined[seen] = Refined(histogram, function, network.graph, tensor)
-    return network.refined[seen].range(found)
+    refined: Refined = network.refined[seen]
+    return refined.range(found)
 
 
 def _parameters(

@@ -209,7 +209,8 @@ class _Part:
     def _factors(self, weight: Array, by_range: float, by_weight: float) -> Array:
         """(R / r)^a · (w / W)^b: small ranges grow, columns of large weights grow with them."""
         bounds, used = self.bounds, self.bounds.used[self.classes]
-        ratio = used.max(initial=0.0) / np.maximum(used, used.max(initial=0.0) / _LARGEST + 1e-12)
+        widest = used.max(initial=0.0) or 1.0  # 0: nothing but zeros was seen
+        ratio = widest / np.maximum(used, widest / _LARGEST + 1e-12)
         heavy = np.where(weight > 0, weight / max(weight.max(initial=0.0), 1e-12), 1.0)
         factors = ratio**by_range * np.maximum(heavy, 1e-3) ** by_weight
         factors /= np.exp(np.log(factors).mean()) if not self._is_bounded() else 1.0

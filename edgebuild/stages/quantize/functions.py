@@ -1,9 +1,9 @@
 """Ranges of tensors that only functions of one value read: what counts is the error behind the function.
 
-Sigmoid, SiLU, HardSwish and their like are flat where many values lie. Below −6 SiLU gives nothing but −0.01 and less, yet
-convolutions in front of it reach −100; whoever keeps that range has no steps left for what lies around 0. A range may
-therefore leave out what the function maps to nearly the same value, and among such ranges the one with the least error
-behind the function is taken.
+Sigmoid, SiLU, HardSwish and their like are flat where many values lie. Below −6 SiLU gives nothing but −0.01 and
+less, yet convolutions in front of it reach −100; whoever keeps that range has no steps left for what lies around 0.
+A range may leave out what the function maps to nearly the same value, and among such ranges the one with the least
+error behind the function is taken.
 """
 
 from collections.abc import Iterable

@@ -77,8 +77,16 @@ class Judge:
         session = session_of(graph.to_model(outputs))
         return cls(samples, outputs, [session.run(list(outputs), dict(s)) for s in samples])
 
+    def first(self, count: int) -> "Judge":
+        """Judges by so many samples only."""
+        return Judge(self.samples[:count], self.outputs, self.wanted[:count])
+
     def error(self, model: onnx.ModelProto) -> float:
-        """Energy of the error in relation to that of the outputs, the mean over the outputs; infinite for NaN."""
+        """Energy of the error in relation to the output's, the mean over the outputs and their features; infinite for
+        NaN.
+
+        Features of a detector (coordinates, sizes, scores) differ in size by orders of magnitude and count alike.
+        """
         known = {o.name for o in model.graph.output}
         extended = onnx.ModelProto()
         extended.CopyFrom(model)
@@ -86,15 +94,30 @@ class Judge:
             if name not in known:
                 extended.graph.output.append(onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, None))
         session = session_of(extended)
-        errors, energies = np.zeros(len(self.outputs)), np.zeros(len(self.outputs))
+        errors, energies = [0.0 * _energy(a) for a in self.wanted[0]], [0.0 * _energy(a) for a in self.wanted[0]]
         for sample, wanted in zip(self.samples, self.wanted, strict=True):
             found = session.run(list(self.outputs), dict(sample))
             for i, (a, b) in enumerate(zip(wanted, found, strict=True)):
-                errors[i] += float(np.square(a.astype(np.float64) - b).sum())
-                energies[i] += float(np.square(a.astype(np.float64)).sum())
-        if not (np.isfinite(errors).all() and np.isfinite(energies).all()):
+                errors[i] += _energy(a.astype(np.float64) - b)
+                energies[i] += _energy(a.astype(np.float64))
+        if not all(np.isfinite(e).all() for e in (*errors, *energies)):
             return math.inf
-        return float((errors / np.maximum(energies, 1e-30)).mean())
+        return float(np.mean([_relative(e, s) for e, s in zip(errors, energies, strict=True)]))
+
+
+def _energy(values: Array) -> Array:
+    """Of each feature of many places, of a vector as a whole: [features] or [1]."""
+    axis = 1 if values.ndim == 4 else values.ndim - 1
+    places = values.size // max(values.shape[axis], 1) if values.ndim > 1 else 1
+    if places == 1:
+        return np.asarray(np.square(values).sum(keepdims=True).reshape(1))
+    return np.asarray(np.square(np.moveaxis(values, axis, 0).reshape(values.shape[axis], -1)).sum(axis=1))
+
+
+def _relative(errors: Array, energies: Array) -> float:
+    """The mean over the features; where there are several, each at most 1."""
+    found = errors / np.maximum(energies, max(float(energies.max(initial=0.0)) * 1e-12, 1e-30))
+    return float((np.minimum(found, 1.0) if found.size > 1 else found).mean())
 
 
 def judged_outputs(graph: Graph) -> tuple[str, ...]:
