@@ -37,8 +37,8 @@ _HELD_OUT = 4
 _JUDGES = 32
 """… up to this number. Those that calibration saw would not show what happens to values beyond its ranges."""
 _FEWEST, _HELD_BYTES = 8, 1 << 25
-"""… or, where samples and what the network makes of them are large, as many as fit in that, but not fewer than 32 samples
-leave anyway: memory must not grow with the samples."""
+"""… or, where samples and what the network makes of them are large, as many as fit in that, but not fewer than of 32
+samples: memory must not grow with their number."""
 _FEW = 4
 
 
