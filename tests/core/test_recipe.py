@@ -62,6 +62,41 @@ def test_the_command_line_overrides(folder: Path, tmp_path: Path) -> None:
     assert recipe.calibration.set == str(tmp_path / "pictures")
 
 
+def test_single_tensors_may_have_an_observer_or_a_range_of_their_own(folder: Path) -> None:
+    tensors = 'tensors = { "conv_3" = "mse", "block/add:0" = [-4, 4.5], relu = "moving-average" }'
+    (folder / "recipe.toml").write_text(GOOD.replace("samples = 8", f"samples = 8\n{tensors}"))
+    found = load_recipe(folder).calibration.tensors
+    assert found == {"conv_3": "mse", "block/add:0": [-4, 4.5], "relu": "moving-average"}
+    assert load_recipe(folder).calibration.observer == "percentile"
+
+
+@pytest.mark.parametrize(
+    ("value", "shown"),
+    [
+        ('"median"', "'median'"),
+        ('"auto"', "'auto'"),
+        ("[1.0]", r"\[1\.0\]"),
+        ("[0, 1, 2]", r"\[0, 1, 2\]"),
+        ("[2.0, 2.0]", r"\[2\.0, 2\.0\]"),
+        ("[3, -3]", r"\[3, -3\]"),
+        ("[0, inf]", r"\[0, inf\]"),
+        ("[nan, 1]", r"\[nan, 1\]"),
+        ("[false, true]", r"\[False, True\]"),
+        ('["0", "1"]', r"\['0', '1'\]"),
+        ("3.0", r"3\.0"),
+        ("{ low = 0, high = 1 }", r"\{'low': 0, 'high': 1\}"),
+        ("true", "True"),
+    ],
+)
+def test_what_is_neither_observer_nor_range_is_refused(folder: Path, value: str, shown: str) -> None:
+    (folder / "recipe.toml").write_text(GOOD.replace("samples = 8", f"tensors = {{ conv_3 = {value} }}"))
+    known = "minmax, moving-average, percentile, entropy, mse"
+    expected = rf"calibration\.tensors: 'conv_3': {shown} is no observer \({known}\) and no range \[low, high\]"
+    with pytest.raises(RecipeError, match=expected) as caught:
+        load_recipe(folder)
+    assert str(folder / "recipe.toml") in caught.value.message
+
+
 def test_digest_covers_sources_and_weights_and_seed_but_not_the_place(folder: Path, tmp_path: Path) -> None:
     digests = [load_recipe(folder).digest()]
     (folder / "blocks.py").write_text("import numpy as np\n")
