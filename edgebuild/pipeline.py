@@ -342,12 +342,14 @@ class _Build:
             with self._timed("fallback"), self._naming_model():
                 found = self._fallback(ingested, meta, possible, most).json("fallback.json")
             steps = [Step(**row) for row in found["steps"]]
-            if not found["met"]:
+            if not found["met"] and better is built:
                 break
             better = self._built(ingested, meta, folder, fallback_of(steps), steps)
             over = self._over(better.accuracy, meta)
             if over is None:
                 return better
+            if not found["met"]:  # not even what comes nearest
+                break
             most = min(most, found["drop"]) - over
         over = self._over(built.accuracy, meta)
         assert over is not None
