@@ -316,5 +316,5 @@ def test_a_search_that_cannot_be_made_is_refused_at_once(tmp_path: Path, target:
     data = tmp_path / "d.npz"
     np.savez(data, x=np.zeros((2, 3), np.float32))
     bare = projects.resolve(str(file), projects.Overrides(calibration=data))
-    with pytest.raises(UsageError, match=r"--update-lock: an ONNX file has no recipe\.lock"):
+    with pytest.raises(UsageError, match=r"--update-lock: a model file has no recipe\.lock"):
         pipeline._Build(pipeline.Job(bare, target, "m", "1", tune=1.0, update_lock=True), None, None)
