@@ -54,8 +54,9 @@ class Function:
 def functions(graph: Graph, types: Types, quantized: frozenset[str], boundaries: Boundaries) -> dict[str, Function]:
     """The function of each rounded tensor that nothing but one of one value reads."""
     found = {}
+    order = {key(node): i for i, node in enumerate(graph.nodes)}
     for tensor in boundaries.groups:
-        inside = _inside(graph, types, quantized, boundaries, tensor)
+        inside = sorted(_inside(graph, types, quantized, boundaries, tensor), key=lambda n: order[key(n)])
         if inside and tensor not in graph.outputs:
             results = [n.output[0] for n in inside if n.output[0] in boundaries.groups]
             found[tensor] = Function(tuple(inside), tuple(results))
@@ -66,18 +67,17 @@ def _inside(
     graph: Graph, types: Types, quantized: frozenset[str], boundaries: Boundaries, tensor: str
 ) -> list[NodeProto]:
     """The nodes between a tensor and the next ones that are rounded; empty if another operator reads it."""
-    reached, found = {tensor}, []
-    for node in graph.nodes:
-        if not reached.intersection(node.input):
-            continue
-        data = graph.data_inputs(node)
+    reached, found, waiting = {tensor}, dict[str, NodeProto](), graph.consumers(tensor)
+    while waiting:
+        node = waiting.pop()
         elementwise = node.op_type in UNARY | SCALAR_BINARY and key(node) in quantized and len(node.output) == 1
-        if not elementwise or not set(data) <= reached or not types.same_shape(tensor, node.output[0]):
+        if not elementwise or not types.same_shape(tensor, node.output[0]):
             return []
-        found.append(node)
-        if node.output[0] not in boundaries.groups:
+        if key(node) not in found and node.output[0] not in boundaries.groups:
             reached.add(node.output[0])
-    return found
+            waiting.extend(graph.consumers(node.output[0]))
+        found[key(node)] = node
+    return list(found.values()) if all(set(graph.data_inputs(n)) <= reached for n in found.values()) else []
 
 
 class Refined:

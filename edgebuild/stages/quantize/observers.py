@@ -102,8 +102,10 @@ class Histogram:
         self._grow(math.frexp(largest)[1])
         assert self._exponent is not None
         scale = math.ldexp(1.0, int(math.log2(self.BINS)) - self._exponent)
-        bins = np.floor(flat.astype(np.float64) * scale)
-        index = np.clip(bins, -self.BINS, self.BINS - 1).astype(np.int64) + self.BINS
+        bins = np.multiply(flat, scale, dtype=np.float64)
+        np.clip(np.floor(bins, out=bins), -self.BINS, self.BINS - 1, out=bins)
+        index = bins.astype(np.int64)
+        index += self.BINS
         self._counts += np.bincount(index, minlength=2 * self.BINS)
         self._counts[self.BINS] -= zeros  # they are kept apart
 
