@@ -18,11 +18,11 @@ from edgebuild.stages.quantize.parameters import Affine
 
 RUINED = 18.0
 """Signal to noise at the outputs, in dB, below which a network is looked at."""
-_ENOUGH = 24.0
-_TRIED = 12
+_ENOUGH = 30.0
+_TRIED = 30
 _ALONE = 160
 """So many tensors are tried one by one."""
-_HELPS = 0.97
+_HELPS = 0.985
 """The share of the error that a tensor may leave to be worth its 16 bits."""
 
 Error = Callable[[frozenset[str]], float]
