@@ -7,12 +7,31 @@ from typing import Any, Literal
 
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
+from rich.progress import (
+    BarColumn,
+    Progress,
+    SpinnerColumn,
+    Task,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 from rich.table import Table
+from rich.text import Text
 
 UNITS = ((1 << 20, "MiB"), (1 << 10, "KiB"))
 _SAYS = "says"
 _LONGEST = 12
+
+
+class _TimeLeft(TimeRemainingColumn):
+    """What is still to come, where it is known how much there is."""
+
+    def render(self, task: Task) -> Text:
+        if task.finished or task.total is None or task.time_remaining is None:
+            return Text("")
+        return Text(f"{super().render(task).plain} left", style="progress.remaining")
 
 
 class StageProgress:
@@ -28,6 +47,7 @@ class StageProgress:
             TextColumn("{task.description:10}"),
             BarColumn(bar_width=24),
             TimeElapsedColumn(),
+            _TimeLeft(compact=True),
             TextColumn("{task.fields[note]}", style="dim"),
             console=console,
         )

@@ -95,7 +95,13 @@ def _latency_tile(report: Report) -> tuple[str, str]:
         return "", ""
     scale, unit = (1000.0, "ms") if latency["median"] >= 1000 else (1.0, "µs")
     low, high = latency["min"] / scale, latency["p99"] / scale
-    return f"{latency['median'] / scale:.3g} {unit}", f"median latency, 1 thread (min {low:.3g}, p99 {high:.3g})"
+    spread = f"min {_digits(low)}, p99 {_digits(high)}"
+    return f"{_digits(latency['median'] / scale)} {unit}", f"median latency, 1 thread ({spread})"
+
+
+def _digits(value: float) -> str:
+    """Three digits, more where there are more before the point."""
+    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
 
 
 def _size_tiles(report: Report) -> list[tuple[str, str]]:
