@@ -93,7 +93,8 @@ class _Tensors:
         return of.pop() if self._is_elementwise(node) and len(of) == 1 and shapes else None
 
     def _is_elementwise(self, node: NodeProto) -> bool:
-        return key(node) in self.quantized - self.fused and node.op_type in UNARY | SCALAR_BINARY
+        inside = key(node) in self.quantized and key(node) not in self.fused
+        return inside and (node.op_type in UNARY or node.op_type in SCALAR_BINARY)
 
     def _stays_inside(self, tensor: str) -> bool:
         readers = self.graph.consumers(tensor)

@@ -132,8 +132,8 @@ def judged_outputs(graph: Graph) -> tuple[str, ...]:
     if vectors:
         return tuple(vectors)
     weighted = {key(n) for n in graph.nodes if is_weighted(graph, n)}
-    before = reach(graph, weighted, forward=False)
-    last = [n for n in graph.nodes if key(n) in weighted - before]
+    ends = weighted - reach(graph, weighted, forward=False)
+    last = [n for n in graph.nodes if key(n) in ends]
     return tuple(n.output[0] for n in last) or tuple(gradual or graph.outputs)
 
 

@@ -144,4 +144,5 @@ def _loose(graph: Graph, quantized: set[str]) -> set[str]:
         readers = {key(n) for name in node.output for n in graph.consumers(name)}
         if key(node) in quantized and (node.op_type in _ANCHORS or readers & anchored):
             anchored.add(key(node))
-    return {key(n) for n in graph.nodes if key(n) in quantized - anchored and n.op_type in _NEEDS_ANCHOR}
+    loose = quantized - anchored
+    return {key(n) for n in graph.nodes if key(n) in loose and n.op_type in _NEEDS_ANCHOR}
