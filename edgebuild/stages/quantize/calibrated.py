@@ -309,9 +309,10 @@ def _parameters(
     for node in graph.nodes:
         if fallback.get(key(node)) == "int16":
             wide |= {plan.boundaries.groups[t] for t in graph.data_inputs(node) if t in plan.boundaries.groups}
+    asked = {plan.boundaries.groups[tensor] for tensor in settings.ranges}
+    rooms = {g: 1.0 if g in asked or g not in wide else ROOM for g in ranges}
     return {
-        g: parameters.activation(r[0] * ROOM, r[1] * ROOM, 16) if g in wide else parameters.activation(*r)
-        for g, r in ranges.items()
+        g: parameters.activation(r[0] * rooms[g], r[1] * rooms[g], 16 if g in wide else 8) for g, r in ranges.items()
     }
 
 
