@@ -58,8 +58,9 @@ def rules(observer: str, percentile: float) -> dict[str, Choose]:
     }
 
 
-_HANDICAP = {"mse": 1.0, "percentile 99.999": 1.0}
-"""By so many decibels a rule that cuts values off must be better: what it costs shows on rare samples only."""
+_HANDICAP = {"mse": 3.0, "percentile 99.999": 3.0}
+"""By so many decibels a rule that cuts values off must be better: what it costs shows on rare samples, and on those of
+another kind. SqueezeNet gains 1 dB by it on held-out pictures of the calibration set and loses 4 on validation's."""
 
 
 @dataclass(frozen=True)
