@@ -141,7 +141,7 @@ def imagenet(bench: Bench) -> list[Row]:
         accuracy = report["accuracy"]
         top1 = f"float {accuracy['float']:.2f} %, INT8 {accuracy['int8']:.2f} % ({accuracy['samples']} pictures)"
         rows += [
-            (f"{name}, top-1, min-max calibration", top1, "drop ≤ 2"),
+            (f"{name}, top-1", top1, "drop ≤ 2"),
             (f"{name}, one frame, 1 thread", _turns(report), ""),
         ]
     return rows
