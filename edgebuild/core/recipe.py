@@ -384,5 +384,8 @@ def _imported_names(module: Path) -> Iterator[str]:
 
 
 def _installed(path: Path) -> bool:
+    """Whether a package manager put it there, for this Python or for another one that this one looks into too."""
     roots = {Path(sys.prefix), Path(sys.base_prefix), *map(Path, sysconfig.get_paths().values())}
+    if {"site-packages", "dist-packages"} & set(path.resolve().parts):
+        return True
     return any(path.resolve().is_relative_to(root.resolve()) for root in roots)

@@ -44,7 +44,8 @@ def test_keys_of_minisign_are_read(tmp_path: Path) -> None:
     assert run_minisign("-G", "-W", "-s", "key", "-p", "key.pub", cwd=tmp_path).returncode == 0
     secret = minisign.parse_secret_file((tmp_path / "key").read_bytes())
     assert minisign.parse_public_file((tmp_path / "key.pub").read_bytes()) == secret.public
-    assert secret.public.file() == (tmp_path / "key.pub").read_bytes()
+    # minisign writes the key id in the comment without leading zeros
+    assert secret.public.file().splitlines()[1:] == (tmp_path / "key.pub").read_bytes().splitlines()[1:]
 
 
 def test_a_key_survives_its_file() -> None:

@@ -14,7 +14,7 @@ from edgebuild.core.calibration import find_set, load_set
 from edgebuild.core.manifest import Tensor
 from edgebuild.core.recipe import load_recipe
 from edgebuild.core.resources import resource
-from edgebuild.stages.ingest import handler, pytorch
+from edgebuild.stages.ingest import handler, pytorch, samples
 from edgebuild.stages.ingest.onnx import model_inputs
 
 RECIPES = resource("recipes")
@@ -67,13 +67,13 @@ def test_parameters(name: str) -> None:
 
 @pytest.fixture(autouse=True)
 def _few_samples(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pytorch, "STATISTICS_SAMPLES", 4)
+    monkeypatch.setattr(samples.real_samples, "__defaults__", (4,))
     monkeypatch.setattr(pytorch, "PARITY_SAMPLES", 1)
 
 
 @pytest.mark.parametrize("name", sorted(SIZES.keys() - EXPORTED))
 def test_multiply_accumulates(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pytorch, "STATISTICS_SAMPLES", 1)
+    monkeypatch.setattr(samples.real_samples, "__defaults__", (1,))
     recipe = load_recipe(RECIPES / name)
     bound = pytorch.module(recipe, untrained=True)
     counted: list[int] = []
