@@ -1,6 +1,6 @@
 """What the integers do to each tensor: ranges and scales beside the values that they are for."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
@@ -17,7 +17,7 @@ from edgebuild.stages.diagnose.findings import (
     WEIGHT_SCALE,
     Finding,
 )
-from edgebuild.stages.diagnose.graph import Graph, Named, title
+from edgebuild.stages.diagnose.graph import Array, Graph, Named, title
 from edgebuild.stages.diagnose.measure import Track, WeightError
 from edgebuild.stages.diagnose.switch import Weights
 
@@ -76,6 +76,8 @@ def _clipped(track: Track, graph: Graph, named: Named) -> Finding | None:
     if not share or not (strong or weak):
         return None
     (low, high), (lowest, highest) = track.needed, track.activation.range
+    if _makes_the_same(graph, track.activation.tensor, (low, high), (lowest, highest)):
+        return None
     what = (
         f"QuantizeLinear of {track.activation.tensor} saturates: {100 * share:.2g} % of its values lie outside "
         f"{lowest:.4g} to {highest:.4g}, the range of its codes; they reach {low:.4g} to {high:.4g}. That costs "
@@ -86,6 +88,48 @@ def _clipped(track: Track, graph: Graph, named: Named) -> Finding | None:
         "local_sqnr_db": round(track.local_db, 1),
     }  # fmt: skip
     return _finding(CLIPPED, HIGH if strong else MEDIUM, track, graph, named, what, excess, evidence)
+
+
+def _makes_the_same(graph: Graph, tensor: str, values: tuple[float, float], codes: tuple[float, float]) -> bool:
+    """Whether a function alone reads the tensor, and gives for what is cut off nearly what it gives at the cut.
+
+    SiLU makes the same of −6 and of −60: a range that ends at −6 is no fault.
+    """
+    rounded = [q for q in graph.consumers(tensor) if q.op_type == "QuantizeLinear"]
+    values_back = [d for q in rounded for d in graph.consumers(q.output[0])]
+    readers = [n for d in values_back for n in graph.consumers(d.output[0])]
+    function = _FUNCTIONS.get(frozenset(node.op_type for node in readers))
+    if function is None or not values[0] < values[1]:
+        return False
+    points = np.linspace(*values, 512)
+    step = float(np.ptp(function(points))) / _CODES
+    cut = function(np.clip(points, *codes))
+    return bool(np.abs(cut - function(points)).max() <= _FLAT_STEPS * step)
+
+
+def _sigmoid(x: Array) -> Array:
+    return np.asarray(1 / (1 + np.exp(-np.clip(x, -60, 60))))
+
+
+def _hard_sigmoid(x: Array) -> Array:
+    return np.asarray(np.clip(x / 6 + 0.5, 0, 1))
+
+
+_CODES = 255
+_FLAT_STEPS = 2.0
+"""How much a function may change by what is cut off, in steps of its own range."""
+_FUNCTIONS: dict[frozenset[str], Callable[[Array], Array]] = {
+    frozenset({"Sigmoid"}): _sigmoid,
+    frozenset({"HardSigmoid"}): _hard_sigmoid,
+    frozenset({"Tanh"}): np.tanh,
+    frozenset({"Sigmoid", "Mul"}): lambda x: np.asarray(x * _sigmoid(x)),
+    frozenset({"Swish"}): lambda x: np.asarray(x * _sigmoid(x)),
+    frozenset({"HardSwish"}): lambda x: np.asarray(x * _hard_sigmoid(x)),
+    frozenset({"HardSigmoid", "Mul"}): lambda x: np.asarray(x * _hard_sigmoid(x)),
+    frozenset({"Gelu"}): lambda x: np.asarray(x * _sigmoid(1.702 * x)),
+    frozenset({"Softplus"}): lambda x: np.asarray(np.logaddexp(0, x)),
+}
+"""By the operators that read a tensor: what they make of it, exactly enough to see where it is flat."""
 
 
 def _too_wide(track: Track, needed: tuple[float, float], graph: Graph, named: Named) -> Finding | None:
