@@ -1,6 +1,8 @@
 """Orders the stages, caches each by the digest of all that it depends on, and tells a listener how far it is.
 
-    ingest → quantize → compile → runtime → package → check → diagnose → evaluate → sign
+    ingest → quantize → compile → runtime → package → check → evaluate → diagnose → sign
+
+Between evaluate and diagnose, `fallback` and `precision` may send it through quantize to evaluate once more.
 
 Nothing here imports a framework: the keys are made of files, of versions of packages and of edgebuild's own sources,
 so an unchanged build is answered from the cache. A stage's module is imported when its work has to be done.

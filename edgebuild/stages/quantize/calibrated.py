@@ -26,7 +26,7 @@ from edgebuild.stages.quantize.observers import Range, Watcher
 from edgebuild.stages.quantize.parameters import Affine
 from edgebuild.stages.quantize.precision import ROOM, words
 from edgebuild.stages.quantize.rounding import Moments, ScaledMoments, SeenMoments, moments
-from edgebuild.stages.quantize.search import Candidate, Choose, Judge, best, rules
+from edgebuild.stages.quantize.search import Candidate, Choose, Judge, best, decibels, rules
 
 Samples = Callable[[], Iterable[Sample]]
 Fallback = Mapping[str, Literal["int16", "float32"]]
@@ -108,12 +108,13 @@ def calibrated_network(
     passes = _Passes(graph, specs, samples, progress)
     plain, equal = _networks(graph, passes, settings)
     networks = [n for n in (plain, equal) if n is not None]
-    for network in networks:
-        network.unseen(network.plan())
-    _check_overrides(settings, plain.plan().boundaries)
+    plans = [network.plan() for network in networks]
+    for plan in plans:
+        plan.network.unseen(plan)
+    _check_overrides(settings, plans[0].boundaries)
     passes.run(_watchers(networks))
     judge = Judge.of(graph, passes.judges)
-    candidate, rows = _judged(networks, settings, judge)
+    candidate, rows = _judged(plans, settings, judge)
     rescued_groups = _rescued(candidate, settings, judge)
     passes.finish(_watchers(networks))
     network = candidate.plan.network
@@ -222,12 +223,11 @@ def _watchers(networks: Sequence[Network]) -> dict[str, list[Watcher]]:
     return found
 
 
-def _judged(networks: Sequence[Network], settings: Settings, judge: Judge) -> tuple[Candidate, list[dict[str, object]]]:
-    plans = {n is not networks[0]: n.plan() for n in networks}
-    if settings.equalized and len(plans) > 1:
-        del plans[False]
+def _judged(plans: Sequence[Plan], settings: Settings, judge: Judge) -> tuple[Candidate, list[dict[str, object]]]:
+    """`plans`: of the network as it is, and of the equalized one, where there is one."""
+    kinds = list(enumerate(plans))[-1:] if settings.equalized else enumerate(plans)
     tried = rules(settings.observer, settings.percentile)
-    candidates = [Candidate(plan, rule, equal) for equal, plan in plans.items() for rule in tried]
+    candidates = [Candidate(plan, rule, equal > 0) for equal, plan in kinds for rule in tried]
     if len(candidates) == 1:
         return candidates[0], []
 
@@ -249,7 +249,7 @@ def _rescued(candidate: Candidate, settings: Settings, judge: Judge) -> frozense
     def error(groups: frozenset[str]) -> float:
         return judge.error(plan.model(_parameters(plan, ranges, settings, {}, groups)))
 
-    if rescue.decibels(error(frozenset())) >= rescue.RUINED:
+    if decibels(error(frozenset())) >= rescue.RUINED:
         return frozenset()
     chosen = _parameters(plan, ranges, settings, {})
     pairs: dict[str, list[str]] = {}

@@ -6,7 +6,6 @@ that hardly resemble the float ones. For them, and only for them, the tensors in
 rounding get 16 bits, as long as each of them helps.
 """
 
-import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import numpy as np
@@ -15,6 +14,7 @@ from edgebuild.stages.quantize.graph import key
 from edgebuild.stages.quantize.network import Plan
 from edgebuild.stages.quantize.operators import ROWS, is_weighted
 from edgebuild.stages.quantize.parameters import Affine
+from edgebuild.stages.quantize.search import decibels
 
 RUINED = 18.0
 """Signal to noise at the outputs, in dB, below which a network is looked at."""
@@ -56,11 +56,6 @@ def _taken(
         if now < _HELPS * least:
             found, least = tried, now
     return found
-
-
-def decibels(error: float) -> float:
-    """Signal to noise of an error in relation to the signal."""
-    return -10 * math.log10(min(max(error, 1e-12), 1e12))
 
 
 def _suspects(plan: Plan, chosen: Mapping[str, Affine]) -> list[str]:

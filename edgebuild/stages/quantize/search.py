@@ -106,6 +106,11 @@ class Judge:
         return float(np.mean([_relative(e, s) for e, s in zip(errors, energies, strict=True)]))
 
 
+def decibels(error: float) -> float:
+    """Signal to noise of an error in relation to the signal."""
+    return -10 * math.log10(min(max(error, 1e-12), 1e12))
+
+
 def _energy(values: Array) -> Array:
     """Of each feature of many places, of a vector as a whole: [features] or [1]."""
     axis = 1 if values.ndim == 4 else values.ndim - 1
@@ -166,9 +171,9 @@ def best(
     rows: list[dict[str, object]] = []
     chosen: tuple[float, Candidate] | None = None
     for candidate, model in candidates:
-        decibels = -10 * math.log10(min(max(judge.error(model), 1e-12), 1e12))
-        rows.append({"equalized": candidate.equalized, "observer": candidate.rule, "sqnr_db": round(decibels, 2)})
-        rated = decibels - _HANDICAP.get(candidate.rule, 0.0)
+        reached = decibels(judge.error(model))
+        rows.append({"equalized": candidate.equalized, "observer": candidate.rule, "sqnr_db": round(reached, 2)})
+        rated = reached - _HANDICAP.get(candidate.rule, 0.0)
         if chosen is None or rated > chosen[0]:
             chosen = (rated, candidate)
     assert chosen is not None
