@@ -12,6 +12,7 @@ import onnx
 from onnx import helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
 
+from edgebuild.core import ort
 from edgebuild.core.errors import ModelError
 from edgebuild.core.target_file import host_features, load_target
 from edgebuild.kernels.isa import ISAS
@@ -124,11 +125,9 @@ def _wrong(got: Array, right: Array) -> float:
 
 def _reference(model: onnx.ModelProto) -> Any:
     """ONNX Runtime, or ONNX's own evaluator where that one lacks the operator."""
-    import onnxruntime  # noqa: PLC0415 - only where an operator needs it
-
     names = [value.name for value in model.graph.input]
     try:
-        session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
-    except Exception:
+        session = ort.session(model)
+    except ModelError:
         session = ReferenceEvaluator(model)
     return lambda inputs: session.run(None, {name: inputs[name] for name in names})

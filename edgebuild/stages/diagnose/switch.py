@@ -13,10 +13,10 @@ import numpy as np
 import onnx
 from onnx import NodeProto, TensorProto, helper, numpy_helper
 
+from edgebuild.core import ort
 from edgebuild.core.errors import ModelError
 from edgebuild.stages.diagnose.graph import WEIGHTED, Array, Graph, attribute
 
-_THREADS = 2  # a fixed number: how ONNX Runtime splits work must not depend on the machine
 _RELU6 = 6.0
 _UNDER_ONE_PER_CENT = 0.01
 _CLIPPING = frozenset({"Clip", "Relu", "Sigmoid", "HardSigmoid", "Softmax"})
@@ -255,18 +255,7 @@ def with_outputs(model: onnx.ModelProto, names: Iterable[str]) -> onnx.ModelProt
 
 def session(model: onnx.ModelProto) -> Any:
     """ONNX Runtime without its own handling of Q/DQ: every rounding is done as written."""
-    import onnxruntime  # noqa: PLC0415 - heavy
-
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = _THREADS
-    options.log_severity_level = 3
-    options.add_session_config_entry("session.disable_quant_qdq", "1")
-    try:
-        return onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
-    except Exception as problem:  # ONNX Runtime raises classes of its own for each status
-        raise ModelError(
-            f"ONNX Runtime cannot load the graph for the report: {problem}", "check the model"
-        ) from problem
+    return ort.session(model, "the graph for the report", "check the model", integers=False)
 
 
 def _scalar(zero: Array | None) -> int:

@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import onnxruntime
 
+from edgebuild.core import ort
 from edgebuild.core.calibration import Label
 from edgebuild.core.errors import RecipeError
 from edgebuild.core.manifest import Tensor
@@ -94,7 +94,7 @@ def evaluate(
     `metric` is a name of the recipe's [accept]; `own` is the function of a metric that the recipe brings. Raises
     RecipeError when the outputs are nothing that the metric is of, CalibrationError for wrong labels.
     """
-    session = onnxruntime.InferenceSession(float_model.SerializeToString(), providers=["CPUExecutionProvider"])
+    session = ort.session(float_model, "the float model")
     names = [output.name for output in float_model.graph.output]
     tallies, fidelity = _Tallies(metric, own), Fidelity()
     for batch in _batches(data):
@@ -167,10 +167,7 @@ def program(trial: Trial, outputs: tuple[Tensor, ...], folder: Path) -> Batch:
 
 def graph(model: "onnx.ModelProto") -> Batch:
     """A QDQ graph in ONNX Runtime, with exact products: nearly the same integers, without a build."""
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 4
-    options.add_session_config_entry("session.x64quantprecision", "1")
-    session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    session = ort.session(model)
     names = [output.name for output in session.get_outputs()]
     return lambda samples: [dict(zip(names, session.run(None, dict(sample)), strict=True)) for sample in samples]
 

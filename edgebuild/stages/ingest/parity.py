@@ -5,8 +5,8 @@ from typing import Any
 
 import numpy as np
 import onnx
-import onnxruntime
 
+from edgebuild.core import ort
 from edgebuild.core.calibration import Sample
 from edgebuild.core.errors import ModelError
 
@@ -67,16 +67,7 @@ def agreement(model: onnx.ModelProto, eager: Eager, samples: Sequence[Sample], n
 
 def answers(model: onnx.ModelProto, samples: Sequence[Sample], name: str) -> list[list[Array]]:
     """What ONNX Runtime gives for each sample, with nothing rewritten. Raises ModelError when it refuses the graph."""
-    options = onnxruntime.SessionOptions()
-    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
-    options.intra_op_num_threads = 1
-    options.log_severity_level = 4
-    try:
-        session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
-    except Exception as reason:
-        raise ModelError(
-            f"{name}: ONNX Runtime refuses the exported graph: {str(reason).strip()}", "simplify the handler"
-        ) from reason
+    session = ort.session(model, f"the graph exported from {name}", "simplify the handler", optimized=False, threads=1)
     return [session.run(None, dict(sample)) for sample in samples]
 
 

@@ -7,13 +7,13 @@ from typing import Any
 import numpy as np
 import onnx
 
+from edgebuild.core import ort
 from edgebuild.core.errors import CalibrationError, ModelError
 from edgebuild.stages.quantize.graph import Array
 from edgebuild.stages.quantize.observers import Range, Watcher
 
 Sample = Mapping[str, Array]
 # A fixed number: how ONNX Runtime splits work among threads must not depend on the machine.
-_THREADS = 2
 
 
 @dataclass(frozen=True)
@@ -87,7 +87,7 @@ def observe(
     infinite.
     """
     computed = [name for name in watchers if name not in specs]
-    session = _session(model)
+    session = ort.session(model, "the float model")
     number = 0
     for sample in samples:
         check_sample(specs, sample, number)
@@ -115,18 +115,6 @@ def _feed(watching: Sequence[Watcher], name: str, values: Array, number: int) ->
         )
     for watcher in watching:
         watcher.observe(values, low, high)
-
-
-def _session(model: onnx.ModelProto) -> Any:
-    import onnxruntime  # noqa: PLC0415 - heavy
-
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = _THREADS
-    options.log_severity_level = 3
-    try:
-        return onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
-    except Exception as problem:  # ONNX Runtime raises classes of its own for each status
-        raise ModelError(f"ONNX Runtime cannot load the float model: {problem}", "check the export") from problem
 
 
 def _computed(session: Any, names: list[str], sample: Sample) -> list[Array]:

@@ -12,11 +12,11 @@ from dataclasses import dataclass
 import numpy as np
 from onnx import NodeProto, TensorProto, helper, numpy_helper
 
+from edgebuild.core import ort
 from edgebuild.stages.quantize.boundaries import Boundaries
 from edgebuild.stages.quantize.graph import Array, Graph, Types, key
 from edgebuild.stages.quantize.observers import LEVELS, Histogram, Range
 from edgebuild.stages.quantize.operators import SCALAR_BINARY, UNARY
-from edgebuild.stages.quantize.search import session_of
 
 _SHARES = np.array([1.0, 0.85, 0.7, 0.6, 0.5, 0.4, 0.32, 0.25, 0.2, 0.16, 0.12, 0.09, 0.07, 0.05, 0.035, 0.025])
 """Of each end of the range, what is tried."""
@@ -47,7 +47,7 @@ class Function:
             opset_imports=[helper.make_opsetid("", graph.opset)],
             ir_version=10,
         )
-        found = session_of(model).run(list(self.results), {source: values.astype(np.float32)})
+        found = ort.session(model).run(list(self.results), {source: values.astype(np.float32)})
         return [np.asarray(f, np.float64).reshape(-1) for f in found]
 
 

@@ -6,9 +6,8 @@ from dataclasses import dataclass
 
 import numpy as np
 import onnx
-import onnxruntime
 
-from edgebuild.core.errors import ModelError
+from edgebuild.core import ort
 from edgebuild.stages.quantize.graph import Array, Graph, key, reach
 from edgebuild.stages.quantize.network import Plan, Statistics
 from edgebuild.stages.quantize.observers import Entropy, MeanSquare, Percentile, Range
@@ -75,7 +74,7 @@ class Judge:
     def of(cls, graph: Graph, samples: Sequence[Sample]) -> "Judge":
         """Runs the float network."""
         outputs = judged_outputs(graph)
-        session = session_of(graph.to_model(outputs))
+        session = ort.session(graph.to_model(outputs))
         return cls(samples, outputs, [session.run(list(outputs), dict(s)) for s in samples])
 
     def first(self, count: int) -> "Judge":
@@ -94,7 +93,7 @@ class Judge:
         for name in self.outputs:
             if name not in known:
                 extended.graph.output.append(onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, None))
-        session = session_of(extended)
+        session = ort.session(extended)
         errors, energies = [0.0 * _energy(a) for a in self.wanted[0]], [0.0 * _energy(a) for a in self.wanted[0]]
         for sample, wanted in zip(self.samples, self.wanted, strict=True):
             found = session.run(list(self.outputs), dict(sample))
@@ -141,18 +140,6 @@ def judged_outputs(graph: Graph) -> tuple[str, ...]:
     ends = weighted - reach(graph, weighted, forward=False)
     last = [n for n in graph.nodes if key(n) in ends]
     return tuple(n.output[0] for n in last) or tuple(gradual or graph.outputs)
-
-
-def session_of(model: onnx.ModelProto) -> "onnxruntime.InferenceSession":
-    """ONNX Runtime with exact 8-bit products."""
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = 2
-    options.log_severity_level = 4
-    options.add_session_config_entry("session.x64quantprecision", "1")
-    try:
-        return onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
-    except Exception as problem:  # ONNX Runtime raises classes of its own for each status
-        raise ModelError(f"ONNX Runtime cannot load the model: {problem}", "check the export") from problem
 
 
 @dataclass(frozen=True)
