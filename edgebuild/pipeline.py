@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
 from edgebuild import page, report
-from edgebuild.budget import PRECISIONS, Precision, Step, fallback_of, fewest, last_resort, ordered, times
+from edgebuild.budget import Precision, Profile, Step, alone, fallback_of, fewest, ordered, turns
 from edgebuild.core import digest, disk, minisign, runner
 from edgebuild.core.cache import CACHE_VARIABLE, Cache
 from edgebuild.core.calibration import CalibrationSet, find_set, has_test, load_set
@@ -45,7 +45,7 @@ if TYPE_CHECKING:
 
     from edgebuild.reference import Foreign
     from edgebuild.stages.evaluate import Custom
-    from edgebuild.stages.quantize import Calibrated, Quantized, Settings
+    from edgebuild.stages.quantize import Calibrated, Quantized, Rounding, Settings
 
 STAGES = (
     "ingest",
@@ -343,7 +343,7 @@ class _Build:
         for _ in range(_ATTEMPTS):
             with self._timed("fallback"), self._naming_model():
                 found = self._fallback(ingested, meta, possible, most).json("fallback.json")
-            steps = [Step(**row) for row in found["steps"]]
+            steps = [Step.of(row) for row in found["steps"]]
             if not found["met"] and better is built:
                 break
             better = self._built(ingested, meta, folder, fallback_of(steps), steps)
@@ -367,18 +367,14 @@ class _Build:
             from edgebuild.stages import quantize  # noqa: PLC0415 - imports onnxruntime
 
             found = self._calibrated(ingested, meta)
-            layers = quantize.layers(found)
-            tried = [(layer, kind) for kind in PRECISIONS for layer in layers]
-            told = self._progress("fallback", len(tried))
-            errors = quantize.errors(found, [{}, *({layer[0]: kind} for layer, kind in tried)], told)
-            costs = self._costs(found, layers, meta, folder, built)
-            measured = [
-                Step(*layer, kind, 1 - error / errors[0] if errors[0] else 0.0, costs[kind].get(layer[1], math.inf))
-                for (layer, kind), error in zip(tried, errors[1:], strict=True)
+            told = functools.partial(self._listener.advanced, "fallback")
+            possible = quantize.roundings(found, told)
+            costs = self._costs(found, possible, meta, folder, built)
+            steps = [
+                Step(r.keys, r.name, r.operator, r.precision, r.share, cost)
+                for r, cost in zip(possible, costs, strict=True)
             ]
-            steps = ordered(measured)
-            rows = [dataclasses.asdict(step) for step in (*steps, *last_resort(measured, steps))]
-            return {"steps.json": _json(rows)}
+            return {"steps.json": _json([dataclasses.asdict(step) for step in ordered(steps)])}
 
         return self._measured("fallback", [ingested.digest, built.quantized.digest, built.test.digest], make)
 
@@ -388,7 +384,7 @@ class _Build:
         assert accept is not None
         data, _, whole = self._judges()
         custom = self._own_metric()
-        steps = [Step(**row) for row in possible.json("steps.json")]
+        steps = [Step.of(row) for row in possible.json("steps.json")]
 
         def make() -> dict[str, bytes]:
             from edgebuild.stages import evaluate, quantize  # noqa: PLC0415 - imports onnxruntime
@@ -410,20 +406,29 @@ class _Build:
         return self._entry("fallback", keys, make)
 
     def _costs(
-        self, found: "Calibrated", layers: list[tuple[str, str, str]], meta: _Meta, folder: Path, built: "_Built"
-    ) -> dict[str, dict[str, float]]:
-        """By precision and layer: how many microseconds longer it takes than in 8 bits, here and now."""
+        self, found: "Calibrated", possible: "list[Rounding]", meta: _Meta, folder: Path, built: "_Built"
+    ) -> list[float]:
+        """How many microseconds longer the operators behind each rounding take without it, here and now."""
         from edgebuild.stages.quantize import finished  # noqa: PLC0415 - imports onnxruntime
 
-        plain = times(check.profile(built.test.trial, built.test.golden_inputs, built.test.folder))
-        costs: dict[str, dict[str, float]] = {}
-        for kind in PRECISIONS:
-            whole = functools.partial(_files_of, finished, found, {layer[0]: kind for layer in layers})
-            entry = self._entry("quantize", ["whole", kind, built.quantized.digest], whole)
-            _, test = self._packed(entry, meta, folder)
-            slow = times(check.profile(test.trial, test.golden_inputs, test.folder))
-            costs[kind] = {name: slow[name] - plain[name] for _, name, _ in layers if name in slow and name in plain}
-        return costs
+        def profile(fallback: dict[str, Precision]) -> Profile:
+            whole = functools.partial(_files_of, finished, found, fallback)
+            entry = self._entry("quantize", ["whole", repr(sorted(fallback.items())), built.quantized.digest], whole)
+            return profiled(self._packed(entry, meta, folder)[1])
+
+        def profiled(test: _Test) -> Profile:
+            return Profile(check.profile(test.trial, test.golden_inputs, test.folder))
+
+        plain = profiled(built.test)
+        words = profile({key: "int16" for r in possible if r.precision == "int16" for key in r.keys})
+        layers = {r.name: r.keys[0] for r in possible if r.precision == "float32"}
+        floats: dict[str, float] = {}
+        for some in turns(plain, list(layers)):
+            mixed = profile({layers[name]: "float32" for name in some})
+            floats |= alone(plain, mixed, list(layers), some)
+        return [
+            words.longer(plain, r.nodes) if r.precision == "int16" else floats.get(r.name, math.inf) for r in possible
+        ]
 
     @contextmanager
     def _timed(self, stage: str) -> Iterator[None]:
@@ -498,7 +503,7 @@ class _Build:
             if quantize.is_quantized(model):
                 return _files(quantize.passed_through(model))
             found = self._calibrated(ingested, meta)
-            known = {layer[0] for layer in quantize.layers(found)}
+            known = quantize.may_fall_back(found)
             for layer in fallback:
                 if layer not in known:
                     raise RecipeError(
@@ -738,7 +743,7 @@ class _Built:
         """For the report; without gain and cost where recipe.lock says what falls back."""
         if self.steps:
             return [step.to_json() for step in self.steps]
-        return [{"layer": layer, "key": layer, "precision": kind} for layer, kind in self.fallback.items()]
+        return [{"layer": layer, "keys": [layer], "precision": kind} for layer, kind in self.fallback.items()]
 
 
 class _Test:

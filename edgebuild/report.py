@@ -7,10 +7,10 @@ unit, float, int8, drop, interval, samples, agreement, kl, sqnr_db, data, engine
 int8_bytes, ratio}: weights in float32, and weights.bin; `latency_us` {min, median, p99} of one thread, or null and
 `latency_reason`; `macs` {total, integer}; `float_operators` [{name, kind}]; `arena_bytes, scratch_bytes,
 runtime_bytes, bundle_bytes`; `seconds` by stage; `parity`: graph against the handler run eagerly; `quantization`:
-what the quantizer did, and `fallback` [{layer, key, operator, precision, gain, cost_us}]: the layers that left 8 bits
-to meet the budget, as "int16" or "float32"; `gain`: the share of INT8's error at the outputs that is gone when this
-layer alone does so (negative where that makes it larger), `cost_us`: how much longer it takes; without gain, cost and
-operator where recipe.lock says which; `precision` {chosen}: "int8", or "float32" for the whole network, and where both
+what the quantizer did, and `fallback` [{layer, keys, operator, precision, gain, cost_us}]: the layers that left 8 bits
+to meet the budget, as "int16" (together, where they read the same) or "float32"; `gain`: the part of INT8's error at
+the outputs that this rounding makes alone, `cost_us`: how much longer it takes without; no gain, cost and operator
+where recipe.lock says which; `precision` {chosen}: "int8", or "float32" for the whole network, and where both
 were measured {int8_us, float32_us}, the least latency of one thread; `diagnosis`: where accuracy is lost, why, and what
 to do (keys: stages/diagnose/__init__.py; `culprit` is its first finding, or null; `failed` alone when it could not be
 made); with --baseline `baseline` {edgebuild, onnxruntime}: latency in turns.

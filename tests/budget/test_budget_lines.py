@@ -8,7 +8,7 @@ from edgebuild import views
 
 
 def row(precision: str, cost_us: float | None) -> dict[str, Any]:
-    return {"layer": "conv", "key": "c", "precision": precision} | ({} if cost_us is None else {"cost_us": cost_us})
+    return {"layer": "conv", "keys": ["c"], "precision": precision} | ({} if cost_us is None else {"cost_us": cost_us})
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,7 @@
 """Which layers leave 8 bits: the order of gain per time, and as few of them as the budget needs."""
 
+import dataclasses
+import json
 import math
 from collections.abc import Mapping
 
@@ -7,19 +9,19 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edgebuild.budget import Precision, Step, fallback_of, fewest, last_resort, ordered, times
+from edgebuild.budget import Precision, Profile, Step, alone, fallback_of, fewest, ordered, turns
 
 
 def step(key: str, gain: float, cost_us: float = 1.0, precision: Precision = "int16") -> Step:
-    return Step(key, key, "Conv", precision, gain, cost_us)
+    return Step(tuple(key), key, "Conv", precision, gain, cost_us)
 
 
 def keys(steps: list[Step]) -> list[str]:
-    return [s.key for s in steps]
+    return ["".join(s.keys) for s in steps]
 
 
 def steps_of(count: int) -> list[Step]:
-    return [step(f"layer{i}", 0.5) for i in range(count)]
+    return [step(chr(ord("a") + i), 0.5) for i in range(count)]
 
 
 def test_the_most_gain_for_its_time_comes_first() -> None:
@@ -41,29 +43,31 @@ def test_steps_that_gain_nothing_or_have_no_cost_are_left_out() -> None:
     assert ordered([]) == []
 
 
-def test_a_layers_later_step_gains_more() -> None:
+def test_a_layer_in_float32_needs_no_16_bits() -> None:
+    """Unless others read the same."""
     words, floats = step("a", 0.3, 1.0), step("a", 0.5, 9.0, "float32")
     assert ordered([floats, words]) == [words, floats]
-    assert ordered([step("a", 0.5, 1.0), step("a", 0.5, 9.0, "float32")]) == [step("a", 0.5, 1.0)]
     cheap = step("a", 0.5, 1.0, "float32")
     assert ordered([step("a", 0.3, 1.0), cheap]) == [cheap]
+    shared = step("ab", 0.3, 1.0)
+    assert ordered([shared, cheap]) == [cheap, shared]
+    assert fallback_of([cheap, shared]) == {"a": "float32", "b": "int16"}
 
 
-def test_the_last_resort_is_float32_for_all_that_is_left() -> None:
-    """Alone some layers gain nothing in float32, or less than in 16 bits; together they leave nothing rounded."""
+def test_float32_for_all_that_is_left_comes_last() -> None:
+    """Where it seems to gain nothing; together with the others it leaves nothing rounded."""
     a, b, c = step("a", 0.9), step("b", 0.2), step("c", 0.3, 1.0, "float32")
-    floats = [step("a", 0.7, 2.0, "float32"), step("b", -0.1, 1.0, "float32"), c]
-    endless = [step("d", 0.2, math.inf, "float32"), step("e", -math.inf, 1.0, "float32")]
-    taken = ordered([a, b, *floats, *endless])
-    assert taken == [a, c, b]
-    assert last_resort([a, b, *floats, *endless], taken) == floats[:2]
-    assert fallback_of([*taken, *floats[:2]]) == dict.fromkeys("abc", "float32")
-    assert last_resort([], []) == []
+    floats = [step("a", 0.7, 2.0, "float32"), step("b", -0.1, 1.0, "float32")]
+    useless, worse = step("d", -0.1), step("e", -0.2, 100.0, "float32")
+    endless = [step("f", 0.2, math.inf, "float32"), step("g", -math.inf, 1.0, "float32")]
+    found = ordered([a, b, c, *floats, useless, worse, *endless])
+    assert found == [a, floats[0], c, b, floats[1], worse]
+    assert fallback_of(found) == dict.fromkeys("abce", "float32")
 
 
-def test_the_later_step_of_a_layer_counts() -> None:
-    found = fallback_of([step("a", 0.3), step("b", 0.2), step("a", 0.5, precision="float32")])
-    assert found == {"a": "float32", "b": "int16"}
+def test_the_highest_precision_of_a_layer_counts() -> None:
+    found = fallback_of([step("a", 0.3), step("b", 0.2), step("a", 0.5, precision="float32"), step("ac", 0.1)])
+    assert found == {"a": "float32", "b": "int16", "c": "int16"}
 
 
 @st.composite
@@ -142,16 +146,40 @@ def test_a_drop_that_is_no_number_is_not_within() -> None:
     assert (len(found.steps), found.met) == (2, True)
 
 
+def profile(*times: tuple[str, float]) -> Profile:
+    return Profile([{"op": name, "latency_us": time} for name, time in times])
+
+
 def test_times_of_an_operator_that_runs_twice_add_up() -> None:
-    lines = [{"op": "a", "latency_us": 1.5}, {"op": "b", "latency_us": 2}, {"op": "a", "latency_us": 0.5}]
-    assert times(lines) == {"a": 2.0, "b": 2.0}
-    assert times([]) == {}
+    assert profile(("a", 1.5), ("b", 2), ("a", 0.5)).times == {"a": 2.0, "b": 2.0}
+    assert profile().times == {}
+
+
+def test_what_operators_take_longer() -> None:
+    plain, slow = profile(("a", 1), ("relu", 1), ("b", 2)), profile(("a", 4), ("b", 2.5), ("convert", 8))
+    assert slow.longer(plain, ["a", "relu"]) == 2
+    assert slow.longer(plain, ["convert", "b", "unknown"]) == 8.5
+    assert slow.longer(plain, ["unknown"]) == math.inf
+    assert slow.longer(plain, []) == math.inf
+
+
+def test_a_layer_alone_in_float32_takes_its_conversions_along() -> None:
+    """What lies between it and its neighbours, and what the one before it writes."""
+    plain = profile(("in", 1), ("a", 10), ("pool", 1), ("b", 10), ("c", 10), ("out", 1))
+    first, second = turns(plain, ["c", "b", "a", "fused"])
+    assert (first, second) == (["a", "c"], ["b"])
+    outer = profile(("in", 3), ("a", 20), ("to8", 4), ("pool", 1), ("b", 12), ("c", 25), ("out", 2))
+    assert alone(plain, outer, ["a", "b", "c"], first) == {"a": 2 + 10 + 4, "c": 2 + 15 + 1}
+    inner = profile(("in", 1), ("a", 11), ("pool", 2), ("b", 30), ("to8", 4), ("c", 10), ("out", 1))
+    assert alone(plain, inner, ["a", "b", "c"], second) == {"b": 1 + 1 + 20 + 4}
+    assert alone(plain, profile(("a", 1)), ["a", "b", "c"], ["b"]) == {"b": math.inf}
 
 
 def test_a_row_of_the_report() -> None:
-    row = Step("conv_out", "conv", "Conv", "float32", 0.123456, 1.23456).to_json()
-    assert row == {"layer": "conv", "key": "conv_out", "operator": "Conv", "precision": "float32",
-                   "gain": 0.1235, "cost_us": 1.23}  # fmt: skip
+    made = Step(("conv_out", "other"), "conv, other", "Conv", "float32", 0.123456, 1.23456)
+    assert made.to_json() == {"layer": "conv, other", "keys": ["conv_out", "other"], "operator": "Conv",
+                              "precision": "float32", "gain": 0.1235, "cost_us": 1.23}  # fmt: skip
+    assert Step.of(json.loads(json.dumps(dataclasses.asdict(made)))) == made
 
 
 @pytest.mark.parametrize("count", [1, 2, 3, 64])

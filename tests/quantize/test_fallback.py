@@ -9,7 +9,7 @@ from onnx import TensorProto
 from quantize.models import model, normal, operators, run
 
 from edgebuild.reference import Interpreter
-from edgebuild.stages.quantize import Calibrated, Fallback, Settings, calibration, errors, finished, layers
+from edgebuild.stages.quantize import Calibrated, Fallback, Settings, calibration, finished, may_fall_back, roundings
 
 CNN = """(float[1,8,8,8] x) => (float[1,10] y) {
   a = Conv<pads=[1,1,1,1]>(x, k1, b1)
@@ -57,6 +57,10 @@ def bits(found: Calibrated, fallback: Fallback | None = None) -> dict[str, int]:
     return {row["name"]: row["bits"] for row in finished(found, fallback).report["tensors"]}
 
 
+def errors(found: Calibrated, tried: list[Fallback]) -> list[float]:
+    return [found.error(found.judge, fallback) for fallback in tried]
+
+
 def stored(proto: onnx.ModelProto, layer: str) -> tuple[int, int]:
     """The types of what a layer reads: its input and its weight."""
     types = {t.name: t.data_type for t in proto.graph.initializer}
@@ -71,7 +75,43 @@ def stored(proto: onnx.ModelProto, layer: str) -> tuple[int, int]:
 
 
 def test_the_layers_that_may_fall_back(found: Calibrated) -> None:
-    assert layers(found) == [("a", "Conv_0", "Conv"), ("b", "Conv_2", "Conv"), ("y", "Gemm_7", "Gemm")]
+    assert may_fall_back(found) == {*("a", "ar", "b", "s", "sr", "f", "h", "y")}
+
+
+def test_every_rounding_is_measured_alone(found: Calibrated) -> None:
+    told: list[tuple[int, int]] = []
+    rows = roundings(found, lambda done, total: told.append((done, total)))
+    words = {r.keys: r for r in rows if r.precision == "int16"}
+    floats = {r.keys: r for r in rows if r.precision == "float32"}
+    assert list(words) == [("a",), ("b",), ("s",), ("f",), ("y",)]
+    assert list(floats) == [("a",), ("b",), ("y",)]
+    assert told == [(i, len(rows)) for i in range(1, len(rows) + 1)]
+    assert words["a",].name == "Conv_0"
+    assert words["a",].operator == "Conv"
+    assert "Conv_0" in words["a",].nodes
+    judge = found.judge.first(16)
+    everything = dict.fromkeys("by", "float32")
+    plain = found.error(judge)
+    assert floats["a",].share == pytest.approx(found.error(judge, everything) / plain)
+    assert floats["a",].share > words["a",].share > 0.3  # rare large values at the input are what hurts
+    assert 0.5 < sum(r.share for r in rows if r.precision == "float32") < 2
+
+
+def test_layers_that_read_the_same_share_a_step() -> None:
+    rng = np.random.default_rng(0)
+    forked = model(
+        """(float[1,8,8,8] x) => (float[1,16,8,8] y) {
+          a = Conv(x, k1)
+          r = Relu(a)
+          b = Conv(r, k2)
+          c = Conv(r, k3)
+          y = Concat<axis=1>(b, c)
+        }""",
+        k1=normal(rng, 8, 8, 1, 1), k2=normal(rng, 8, 8, 1, 1), k3=normal(rng, 8, 8, 1, 1),
+    )  # fmt: skip
+    rows = roundings(calibration(forked, Counted(), Settings(words=False)))
+    shared = next(r for r in rows if r.keys == ("b", "c"))
+    assert (shared.precision, shared.name, shared.operator) == ("int16", "Conv_2, Conv_3", "Conv")
 
 
 def test_int16_widens_the_input_of_that_layer_only(found: Calibrated) -> None:
@@ -120,22 +160,19 @@ def test_every_layer_in_float32_rounds_nothing(found: Calibrated) -> None:
 
 def test_errors_are_those_of_each_model(found: Calibrated) -> None:
     tried: list[Fallback] = [{}, {"a": "int16"}, {"b": "float32"}, {"a": "float32", "y": "int16"}]
-    told: list[int] = []
-    assert errors(found, tried, told.append) == [found.judge.error(finished(found, f).model) for f in tried]
-    assert told == [1, 2, 3, 4]
+    assert errors(found, tried) == [found.judge.error(finished(found, f).model) for f in tried]
 
 
 def test_the_samples_are_run_at_most_once_more(cnn: onnx.ModelProto) -> None:
     samples = Counted()
     found = calibration(cnn, samples)
     before = samples.passes
-    every: list[Fallback] = [{key: kind} for kind in ("int16", "float32") for key, _, _ in layers(found)]
-    errors(found, every)
+    roundings(found)
     assert before <= samples.passes <= before + 1
     after = samples.passes
-    for fallback in every:
-        finished(found, fallback)
-    errors(found, every)
+    for keys in ("a", "by"):
+        finished(found, dict.fromkeys(keys, "int16"))
+    roundings(found)
     assert samples.passes == after
 
 

@@ -1,6 +1,6 @@
 """Quantize: float ONNX in, QDQ ONNX of SPEC section 9 and a report out."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,14 +17,13 @@ from edgebuild.stages.quantize.calibrated import (
     Settings,
     calibrated_network,
     factors_of,
-    floating_of,
 )
 from edgebuild.stages.quantize.fold import fold
 from edgebuild.stages.quantize.graph import Graph, key
 from edgebuild.stages.quantize.insert import Parameters
 from edgebuild.stages.quantize.observers import Range
-from edgebuild.stages.quantize.operators import is_weighted
 from edgebuild.stages.quantize.select import Selection
+from edgebuild.stages.quantize.sensitivity import Rounding, roundings
 from edgebuild.stages.quantize.strip import without_rounding
 from edgebuild.stages.quantize.support import check_operators
 from edgebuild.stages.quantize.verify import activation_tensors, is_quantized, share_parameters, verify
@@ -34,18 +33,19 @@ __all__ = [
     "Fallback",
     "InputSpec",
     "Quantized",
+    "Rounding",
     "Sample",
     "Settings",
     "calibration",
     "check_sample",
-    "errors",
     "finished",
     "input_specs",
     "is_quantized",
     "keep_float",
-    "layers",
+    "may_fall_back",
     "passed_through",
     "quantize",
+    "roundings",
 ]
 
 _OPSET = 18
@@ -119,23 +119,9 @@ def finished(found: Calibrated, fallback: Fallback | None = None) -> Quantized:
     return Quantized(result, report, found.network.graph.to_model())
 
 
-def layers(found: Calibrated) -> list[tuple[str, str, str]]:
-    """Key, name and operator of each layer with weights that runs as integers, in order."""
-    quantized = found.plan().selection.quantized
-    graph = found.network.graph
-    return [(key(n), n.name, n.op_type) for n in graph.nodes if key(n) in quantized and is_weighted(graph, n)]
-
-
-def errors(found: Calibrated, tried: Sequence[Fallback], progress: Callable[[int], None] | None = None) -> list[float]:
-    """The error at the outputs (energy, in relation to theirs) on held-out samples, with each fallback."""
-    found.watch([found.network.plan(floating_of(fallback)) for fallback in tried])
-    result = []
-    for number, fallback in enumerate(tried, start=1):
-        plan = found.plan(fallback)
-        result.append(found.judge.error(plan.model(found.choose(plan, fallback)[1])))
-        if progress:
-            progress(number)
-    return result
+def may_fall_back(found: Calibrated) -> frozenset[str]:
+    """The keys of the operators that run as integers."""
+    return found.plan().selection.quantized
 
 
 def keep_float(model: onnx.ModelProto) -> Quantized:

@@ -30,7 +30,7 @@ from edgebuild.stages.quantize.search import Candidate, Choose, Judge, best, dec
 
 Samples = Callable[[], Iterable[Sample]]
 Fallback = Mapping[str, Literal["int16", "float32"]]
-"""By the key of a layer, what its input is stored in, or that it stays float32."""
+"""By the key of an operator, what its inputs are stored in, or that it stays float32."""
 
 _HELD_OUT = 4
 """Every so many-th sample is held out …"""
@@ -84,11 +84,18 @@ class Calibrated:
         if new:
             self.again(new)
 
-    def choose(self, plan: Plan, fallback: Fallback | None = None) -> tuple[dict[str, Range], dict[str, Affine]]:
-        """The range, and scale and zero point, of every group of tensors."""
+    def choose(
+        self, plan: Plan, fallback: Fallback | None = None, wide: frozenset[str] = frozenset()
+    ) -> tuple[dict[str, Range], dict[str, Affine]]:
+        """The range, and scale and zero point, of every group of tensors; those of `wide` get 16 bits too."""
         _check_overrides(self.settings, plan.boundaries)
         found = _ranges(plan, rules(self.settings.observer, self.settings.percentile)[self.rule], self.settings)
-        return found, _parameters(plan, found, self.settings, fallback or {}, self.rescued)
+        return found, _parameters(plan, found, self.settings, fallback or {}, self.rescued | wide)
+
+    def error(self, judge: Judge, fallback: Fallback | None = None, wide: frozenset[str] = frozenset()) -> float:
+        """What `judge` says of the network with some layers, or groups of tensors, at a higher precision."""
+        plan = self.plan(fallback)
+        return judge.error(plan.model(self.choose(plan, fallback, wide)[1]))
 
 
 def floating_of(fallback: Fallback) -> frozenset[str]:
