@@ -28,13 +28,12 @@ sys.path[:0] = [str(TESTS), str(TESTS / "benchmarks")]
 
 import numpy as np  # noqa: E402
 import onnx  # noqa: E402
-import onnxruntime  # noqa: E402
 import pytest  # noqa: E402
 from other_quantizers import QUANTIZERS, Quantizer  # noqa: E402
 from subjects import SUBJECTS, Array, Sample, Store, Subject, digest_of_samples  # noqa: E402
 
 from edgebuild import pipeline  # noqa: E402
-from edgebuild.core import digest, minisign  # noqa: E402
+from edgebuild.core import digest, minisign, ort  # noqa: E402
 from edgebuild.core.calibration import load_set  # noqa: E402
 from edgebuild.core.errors import EdgebuildError  # noqa: E402
 from edgebuild.core.recipe import Recipe  # noqa: E402
@@ -64,14 +63,6 @@ class Nearness:
     seconds: float = 0.0
 
 
-def session(model: onnx.ModelProto) -> onnxruntime.InferenceSession:
-    """Exact 8-bit kernels on every CPU."""
-    options = onnxruntime.SessionOptions()
-    options.add_session_config_entry("session.x64quantprecision", "1")
-    options.log_severity_level = 3
-    return onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
-
-
 def main_output(model: onnx.ModelProto) -> str:
     """The largest float output: logits, or a detector's head."""
     floats = [value for value in model.graph.output if value.type.tensor_type.elem_type == onnx.TensorProto.FLOAT]
@@ -80,7 +71,7 @@ def main_output(model: onnx.ModelProto) -> str:
 
 def outputs(model: onnx.ModelProto, name: str, samples: Sequence[Sample]) -> Array:
     """`name` of every sample, stacked."""
-    loaded = session(model)
+    loaded = ort.session(model)
     return np.stack([loaded.run([name], sample)[0] for sample in samples])
 
 
@@ -125,7 +116,7 @@ def fast_accuracy(subject: Subject, recipe: Recipe) -> dict[str, Any]:
     inputs = model_inputs(model)
     assert recipe.calibration.set is not None
     place, limit = Path(recipe.calibration.set), recipe.calibration.samples
-    made = session(quantize(model, lambda: load_set(place).samples(inputs, limit)).model)
+    made = ort.session(quantize(model, lambda: load_set(place).samples(inputs, limit)).model)
     names = [output.name for output in made.get_outputs()]
 
     def run(samples: list[Sample]) -> list[Sample]:
