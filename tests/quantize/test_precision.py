@@ -75,7 +75,25 @@ def test_what_costs_is_bounded_in_sum() -> None:
     layers = [f"r{i} = Gemm<transB=1>(r{i - 1}, v{i}) " for i in range(1, 101)]
     text = f"(float[1,64] r0) => (float[1,64] r100) {{ {''.join(layers)} }}"
     shapes = {f"v{i}": (64, 64) for i in range(1, 101)}
-    assert not wide(cnn(text=text, shapes=shapes))
+    assert wide(cnn(text=text, shapes=shapes)) == {"r0"}
+
+
+def test_the_input_gets_16_bits_where_its_layer_is_one_of_many() -> None:
+    """Also behind preprocessing, and in no group of the network's own tensors."""
+    text = """(float[1,3,32,32] x) => (float[1,16,32,32] y) {
+        n = Sub(x, mean) a = Conv<pads=[1,1,1,1]>(n, k) r0 = Relu(a)
+        LAYERS
+        y = Conv<pads=[1,1,1,1]>(rN, k1)
+    }"""
+
+    def found(count: int) -> set[str]:
+        layers = [f"c{i} = Conv<pads=[1,1,1,1]>(r{i - 1}, k1) r{i} = Relu(c{i}) " for i in range(1, count + 1)]
+        body = text.replace("LAYERS", "".join(layers)).replace("rN", f"r{count}")
+        shapes = {"k": (16, 3, 3, 3), "k1": (16, 16, 3, 3), "mean": (1, 3, 1, 1)}
+        return wide(cnn(text=body, shapes=shapes))
+
+    assert found(20) == {"n"}
+    assert found(5) == set()
 
 
 def test_an_operator_that_16_bits_would_take_out_of_the_integers_keeps_8() -> None:

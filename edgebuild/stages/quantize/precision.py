@@ -2,15 +2,16 @@
 
 After a global average, in squeeze-and-excitation branches and before a classifier there are a few hundred values, and
 the layers that read them do a thousandth of a network's work. Rounding them to 256 steps can cost as much accuracy as
-all the rest (one sample in a thousand that uses the whole range is enough). The choice depends on shapes only: two
-trainings of a network become the same program.
+all the rest (one sample in a thousand that uses the whole range is enough). So can the input: its own grid (pixels of
+8 bits, normalized by channel) is not the tensor's, and every layer behind it works with what that rounding left. The
+choice depends on shapes only: two trainings of a network become the same program.
 """
 
 import math
 
 from onnx import NodeProto
 
-from edgebuild.stages.quantize.graph import Graph, Types
+from edgebuild.stages.quantize.graph import Graph, Types, key, reach
 from edgebuild.stages.quantize.network import Plan
 from edgebuild.stages.quantize.operators import MOVES, ROWS, SCALAR_BINARY, UNARY, is_weighted
 
@@ -20,6 +21,8 @@ _BUDGET = 0.01
 """What 16 bits may cost in all, as a share of the network's time in 8 bits."""
 _EACH = 1e-3
 """The same for one tensor."""
+_INPUT = 0.015
+"""The same for what the network is given, as it is or preprocessed; apart from the rest."""
 _ELEMENT = 16.0
 """The time to read and write an element, in multiply-accumulates: a moved byte takes as long as 8 to 32 of them."""
 _SLOWER = 1.0
@@ -34,7 +37,7 @@ def words(plan: Plan) -> frozenset[str]:
     types = graph.types()
     total = sum(_work(graph, types, node) for node in graph.nodes) or 1.0
     costs = {group: _cost(plan, graph, types, group) / total for group in plan.boundaries.sources}
-    found: set[str] = set()
+    found = {group for group in _given(plan) if costs[group] <= _INPUT}
     spent = 0.0
     for group, cost in sorted(costs.items(), key=lambda item: item[1]):
         spent += cost
@@ -54,6 +57,14 @@ def _cost(plan: Plan, graph: Graph, types: Types, group: str) -> float:
     functions = sum(n.op_type in UNARY | SCALAR_BINARY and len(graph.data_inputs(n)) == 1 for n in readers)
     layers = sum(_macs(graph, types, n) for n in readers) * _SLOWER
     return elements * (_ELEMENT + functions * _FUNCTION) + layers
+
+
+def _given(plan: Plan) -> set[str]:
+    """The groups whose tensors no layer has made."""
+    graph, quantized = plan.network.graph, set(plan.selection.quantized)
+    behind = quantized | reach(graph, quantized)
+    makers = {g: [graph.producer(t) for t in sources] for g, sources in plan.boundaries.sources.items()}
+    return {g for g, made in makers.items() if all(m is None or key(m) not in behind for m in made)}
 
 
 def _leaves(graph: Graph, node: NodeProto) -> bool:
