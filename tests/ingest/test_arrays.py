@@ -6,26 +6,12 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
+from ingest.recipes import CALIBRATION, write_recipe
 
 from edgebuild.core.errors import ModelError
 from edgebuild.core.recipe import load_recipe
 from edgebuild.stages.ingest import FloatModel
 from edgebuild.stages.ingest.adapters import ingest
-
-TOML = """
-[recipe]
-name = "tiny"
-
-[model]
-{model}
-
-[function]
-name = "run"
-
-[calibration]
-set = "photos"
-samples = 4
-"""
 
 MODEL = """
 import torch
@@ -74,7 +60,7 @@ Make = Callable[..., Path]
 @pytest.fixture
 def make(tmp_path: Path) -> Make:
     def write(body: str, model: str = "") -> Path:
-        (tmp_path / "recipe.toml").write_text(TOML.format(model=model))
+        write_recipe(tmp_path, model, calibration=f"{CALIBRATION}\nsamples = 4")
         (tmp_path / "model.py").write_text(MODEL)
         (tmp_path / "helpers.py").write_text(HELPERS)
         (tmp_path / "function.py").write_text(FUNCTION.format(body=body.replace("; ", "\n    ")))

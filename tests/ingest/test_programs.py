@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from ingest.recipes import write_recipe
 from torch import nn
 
 from edgebuild.core.errors import ModelError
@@ -78,9 +79,7 @@ def test_damaged(tmp_path: Path, content: bytes | None) -> None:
 
 def test_beneath_a_handler(tmp_path: Path) -> None:
     save(tmp_path / "net.pt2", torch.rand(1, 3, 16, 20))
-    (tmp_path / "recipe.toml").write_text(
-        '[recipe]\nname = "tiny"\n[model]\npt2 = "net.pt2"\n[function]\nname = "run"\n[calibration]\nset = "photos"\n'
-    )
+    write_recipe(tmp_path, model='pt2 = "net.pt2"')
     (tmp_path / "function.py").write_text(
         "import edgebuild as eb\n\n\n"
         '@eb.function(trigger=eb.camera("front", fps=15, size=(20, 16)))\n'

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from ingest.recipes import CALIBRATION, write_recipe
 from safetensors.torch import save_file
 
 from edgebuild.core.calibration import find_set, load_set
@@ -14,20 +15,6 @@ from edgebuild.core.manifest import Tensor, Trigger
 from edgebuild.core.recipe import load_recipe
 from edgebuild.stages.ingest import FloatModel, parity, pytorch
 from edgebuild.stages.ingest.onnx import model_inputs, model_outputs
-
-TOML = """
-[recipe]
-name = "tiny"
-
-[model]
-{model}
-
-[function]
-name = "run"
-
-[calibration]
-set = "photos"
-"""
 
 MODEL = """
 import torch
@@ -76,9 +63,13 @@ def make(tmp_path: Path) -> Make:
     """Writes a recipe; each argument replaces a piece of one that works."""
 
     def write(
-        body: str = "return model(x)", trigger: str = CAMERA, odd: str = "x", model: str = "", toml: str = TOML
+        body: str = "return model(x)",
+        trigger: str = CAMERA,
+        odd: str = "x",
+        model: str = "",
+        calibration: str = CALIBRATION,
     ) -> Path:
-        (tmp_path / "recipe.toml").write_text(toml.format(model=model))
+        write_recipe(tmp_path, model, calibration=calibration)
         (tmp_path / "model.py").write_text(MODEL.format(odd=odd))
         (tmp_path / "function.py").write_text(FUNCTION.format(trigger=trigger, body=body))
         return tmp_path
@@ -201,8 +192,7 @@ def test_files_of_another_recipe(make: Make, tmp_path: Path) -> None:
     other = make()
     folder = tmp_path / "second"
     folder.mkdir()
-    named = TOML.replace('name = "run"', 'file = "../function.py"\nname = "run"').format(model='file = "../model.py"')
-    (folder / "recipe.toml").write_text(named)
+    write_recipe(folder, model='file = "../model.py"', function='file = "../function.py"')
     assert untrained(folder).model == untrained(other).model
     (other / "model.py").write_text(MODEL.format(odd="x.nothing"))
     refused(folder, r"\.\./model\.py:\d+: the handler fails on a real sample: AttributeError")
@@ -324,7 +314,7 @@ def test_without_weights_it_refuses(make: Make) -> None:
 
 
 def test_without_real_samples_it_refuses(make: Make) -> None:
-    folder = make(toml=TOML.replace('set = "photos"', ""))
+    folder = make(calibration="")
     refused(folder, "names no calibration set", "--calibration", CalibrationError)
 
 

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from ingest.recipes import write_recipe
 
 from edgebuild.core.errors import EdgebuildError, EnvironmentProblem, ModelError
 from edgebuild.core.manifest import Tensor
@@ -18,20 +19,6 @@ from edgebuild.stages.ingest.onnx import model_inputs, model_outputs
 
 tf = pytest.importorskip("tensorflow")
 pytest.importorskip("tf2onnx")
-
-TOML = """
-[recipe]
-name = "tiny"
-
-[model]
-{model}
-
-[function]
-name = "run"
-
-[calibration]
-set = "photos"
-"""
 
 MODEL = """
 import keras
@@ -65,7 +52,7 @@ Make = Callable[..., Path]
 @pytest.fixture
 def make(tmp_path: Path) -> Make:
     def write(body: str, model: str = "", code: str = MODEL, decorator: str = "") -> Path:
-        (tmp_path / "recipe.toml").write_text(TOML.format(model=model))
+        write_recipe(tmp_path, model)
         (tmp_path / "model.py").write_text(code)
         text = FUNCTION.format(body=body.replace("; ", "\n    "), decorator=decorator or "# plain")
         (tmp_path / "function.py").write_text(text)
