@@ -1,8 +1,6 @@
 """Sounds: a folder of .wav files, cut into windows of the model's input, one channel."""
 
 import dataclasses
-import struct
-import wave
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -10,6 +8,7 @@ import numpy as np
 
 from edgebuild.core.calibration.labels import Labels, read_labels
 from edgebuild.core.calibration.sources import Array, Items, spread, taken
+from edgebuild.core.calibration.wav import read_wav
 from edgebuild.core.errors import CalibrationError
 from edgebuild.core.manifest import Tensor
 
@@ -67,29 +66,30 @@ def _read(path: Path, rate: int, dtype: str) -> Array:
     """The values of a file: float32 in -1..1, or int16 as it lies there."""
     hint = _CONVERT.format(rate=rate)
     try:
-        with wave.open(str(path), "rb") as file:
-            channels, width, found, count = file.getparams()[:4]
-            data = file.readframes(count)
-    except (wave.Error, EOFError, OSError, struct.error, ValueError) as reason:
-        raise CalibrationError(f"{path}: is no readable .wav file: {reason or 'it is cut off'}", hint) from reason
-    if channels != 1:
-        raise CalibrationError(f"{path}: has {channels} channels; a sample is mono", hint)
-    if found != rate:
-        raise CalibrationError(f"{path}: has {found} values a second; sample_rate says {rate}", hint)
-    if len(data) != count * width or not data:
-        raise CalibrationError(f"{path}: is no readable .wav file: {'it is cut off' if count else 'it is empty'}", hint)
+        found = read_wav(path.read_bytes())
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise CalibrationError(f"{path}: is no readable .wav file: {reason}", hint) from error
+    count, width = found.values.shape
+    if found.channels != 1:
+        raise CalibrationError(f"{path}: has {found.channels} channels; a sample is mono", hint)
+    if found.rate != rate:
+        raise CalibrationError(f"{path}: has {found.rate} values a second; sample_rate says {rate}", hint)
+    if not count:
+        raise CalibrationError(f"{path}: is no readable .wav file: it is empty", hint)
     if dtype == "int16":
         if width != _SIXTEEN_BITS:
             raise CalibrationError(f"{path}: has {8 * width} bits a value; the model takes int16", hint)
-        return np.frombuffer(data, "<i2").astype(np.int16)
-    return _floats(data, width)
+        return found.values.view("<i2")[:, 0].astype(np.int16)
+    return _floats(found.values)
 
 
-def _floats(data: bytes, width: int) -> Array:
+def _floats(values: Array) -> Array:
     """PCM of 8 bits is unsigned, wider ones are signed and little-endian."""
+    count, width = values.shape
     if width == 1:
-        return (np.frombuffer(data, np.uint8).astype(np.float32) - 128) / np.float32(128)
-    shifted = np.zeros((len(data) // width, 4), np.uint8)
-    shifted[:, 4 - width :] = np.frombuffer(data, np.uint8).reshape(-1, width)
+        return (values[:, 0].astype(np.float32) - 128) / np.float32(128)
+    shifted = np.zeros((count, 4), np.uint8)
+    shifted[:, 4 - width :] = values
     # 24 bits become 32 by zeros below; 2**31 is full scale.
     return (shifted.view("<i4")[:, 0] / 2**31).astype(np.float32)
