@@ -40,7 +40,7 @@ def run(listener: pipeline.Listener, out: Path = OUT) -> list[tuple[str, str]]:
     weights = made["size"]
     return [
         ("bundle", f"{bundle} ({views.size(made['bundle_bytes'])}), signed by {made['signer']}"),
-        ("accuracy", views.accuracy_line(made["accuracy"])),
+        ("accuracy", views.accuracy_line(made)),
         ("read from y4m", f"{right} of {total} held-out digits right, median {latency:.0f} µs a frame"),
         (
             "weights",

@@ -2,8 +2,8 @@
 
 Report: `name, version, target, quality, signer`; `checked` and, when it is false, `check_reason`; `accuracy` {metric,
 unit, float, int8, drop, interval, samples, agreement, kl, sqnr_db, data, engine, budget}: percent where `unit` is %;
-`interval` [low, high] holds the drop with 95 % probability (paired bootstrap); for `map` also `map50` {float, int8};
-`unmeasured` when labels lack for what was asked; `size` {float_bytes,
+`int8`: of what is shipped, whatever its precision; `interval` [low, high] holds the drop with 95 % probability (paired
+bootstrap); for `map` also `map50` {float, int8}; `unmeasured` when labels lack for what was asked; `size` {float_bytes,
 int8_bytes, ratio}: weights in float32, and weights.bin; `latency_us` {min, median, p99} of one thread, or null and
 `latency_reason`; `macs` {total, integer}; `float_operators` [{name, kind}]; `arena_bytes, scratch_bytes,
 runtime_bytes, bundle_bytes`; `seconds` by stage; `parity`: graph against the handler run eagerly; `quantization`:
@@ -21,6 +21,7 @@ kind, inputs, outputs, macs, integer}] with [{name, shape, dtype, space}]; `macs
 scratch_bytes`; the memory plan: `tensors` [{name, shape, dtype, space, offset, bytes}].
 """
 
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from edgebuild.core.bundle import Bundle
@@ -95,6 +96,21 @@ def of_bundle(bundle: Bundle, claimed_signer: str) -> dict[str, Any]:
             for index, tensor in enumerate(plan.tensors)
         ],
     }
+
+
+def shipped(report: Mapping[str, Any]) -> str:
+    """What the network of a report runs in, for people."""
+    fallback = report.get("quantization", {}).get("fallback") or []
+    return precision_text(report.get("precision", {}).get("chosen", "int8"), (row["precision"] for row in fallback))
+
+
+def precision_text(chosen: str, fallback: Iterable[str]) -> str:
+    """The precision of a network in which some layers have others; "compiled float32" is not the float network."""
+    if chosen != "int8":
+        return f"compiled {chosen}"
+    others = set(fallback)
+    kinds = " and ".join(kind for kind in ("int16", "float32") if kind in others)
+    return f"INT8 with {kinds} layers" if kinds else "INT8"
 
 
 def trigger_text(trigger: Trigger) -> str:

@@ -20,6 +20,8 @@ from rich.progress import (
 from rich.table import Table
 from rich.text import Text
 
+from edgebuild.report import shipped
+
 UNITS = ((1 << 20, "MiB"), (1 << 10, "KiB"))
 _SAYS = "says"
 _LONGEST = 12
@@ -117,7 +119,7 @@ def columns(title: str, heads: Sequence[str], cells: Iterable[Sequence[str]]) ->
 
 def summary(report: dict[str, Any], path: str) -> Table:
     """The end of `edgebuild compile`."""
-    accuracy, weights, macs = report["accuracy"], report["size"], report["macs"]
+    weights, macs = report["size"], report["macs"]
     share = 100 * macs["integer"] / macs["total"] if macs["total"] else 0.0
     others = [operator["name"] for operator in report["float_operators"]]
     return rows(
@@ -127,7 +129,7 @@ def summary(report: dict[str, Any], path: str) -> Table:
             ("signed by", report["signer"]),
             ("checked", "yes: golden outputs reproduced" if report["checked"] else f"NO: {report['check_reason']}"),
             *([("quality", "speed only: made without trained weights")] if report["quality"] != "trained" else []),
-            ("accuracy", accuracy_line(accuracy)),
+            ("accuracy", accuracy_line(report)),
             *([("fallback", fallen)] if (fallen := fallback_line(report)) else []),
             *([("precision", whole)] if (whole := precision_line(report)) else []),
             *([("culprit", escape(culprit))] if (culprit := culprit_line(report)) else []),
@@ -143,20 +145,21 @@ def summary(report: dict[str, Any], path: str) -> Table:
     )
 
 
-def accuracy_line(accuracy: dict[str, Any]) -> str:
+def accuracy_line(report: dict[str, Any]) -> str:
     """The metric before and after, the drop with its interval, and what the outputs lost."""
+    accuracy, kind = report["accuracy"], shipped(report)
     budget = f"; budget {accuracy['budget']}" if accuracy["budget"].startswith("not judged") else ""
     kinds = {"test": "held-out samples", "calibration": "calibration samples"}
     data = f"over {accuracy['samples']} {kinds.get(accuracy['data'], 'samples of ' + accuracy['data'])}"
     if accuracy["metric"] == "cosine":
-        return f"cosine of INT8 and float outputs {accuracy['int8']:.5f} {data}{_nearness(accuracy)}{budget}"
+        return f"cosine of {kind} and float outputs {accuracy['int8']:.5f} {data}{_nearness(accuracy)}{budget}"
     unit = f" {accuracy['unit']}" if accuracy["unit"] else ""
     digits = 2 if unit else 4
     before, after, drop = (f"{accuracy[key]:.{digits}f}" for key in ("float", "int8", "drop"))
     if (ends := accuracy["interval"]) is not None:
         drop += f", 95 % interval {ends[0]:.{digits}f} to {ends[1]:.{digits}f}"
     return (
-        f"{accuracy['metric']}: float {before}{unit}, INT8 {after}{unit} (drop {drop}) {data}"
+        f"{accuracy['metric']}: float {before}{unit}, {kind} {after}{unit} (drop {drop}) {data}"
         f"{_nearness(accuracy)}{budget}"
     )
 

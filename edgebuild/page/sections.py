@@ -5,6 +5,7 @@ from typing import Any
 
 from edgebuild.page import plots
 from edgebuild.page.markup import Markup, joined, pairs, table, tag
+from edgebuild.report import shipped
 
 Report = Mapping[str, Any]
 
@@ -15,6 +16,11 @@ _HEADS = (
     "layer", "tensor", "#SQNR dB", "#own dB", "#median channel dB", "#range used", "#clipped", "#widest channel",
     "#codes from", "#to",
 )  # fmt: skip
+_FALLBACK = (
+    "Chosen in the order of gain for their time, until the budget was met. Gain: the part of INT8's error at the "
+    "outputs that this rounding makes alone. Cost: how much longer the program takes without it, conversions included. "
+    "Where recipe.lock chose, it holds no figures."
+)
 _COLORS = ("var(--blue)", "var(--orange)", "var(--green)", "var(--amber)", "var(--red)")
 
 
@@ -24,11 +30,11 @@ def head(report: Report, title: str) -> Markup:
     checked = "Golden outputs reproduced byte for byte." if report.get("checked") else (
         f"Not run here: {report.get('check_reason', '')}."
     )  # fmt: skip
-    said = tag("p", _said(report.get("accuracy")), class_="said")
+    said = tag("p", _said(report.get("accuracy"), shipped(report)), class_="said")
     return joined([tag("h1", title), said, tag("p", checked, trained, class_="sub")])
 
 
-def _said(accuracy: Report | None) -> str:
+def _said(accuracy: Report | None, kind: str) -> str:
     """The verdict in a sentence."""
     if not accuracy:
         return ""
@@ -36,10 +42,11 @@ def _said(accuracy: Report | None) -> str:
     if accuracy["metric"] == "cosine":
         return f"The outputs point the way of the float network's: cosine {accuracy['int8']:.5f}{budget}."
     drop, points = float(accuracy["drop"]), f"points of {accuracy['metric']}" if _unit(accuracy) else accuracy["metric"]
+    kind = kind[0].upper() + kind[1:]
     if drop == 0:
-        return f"INT8 keeps the {accuracy['metric']} of the float network{_interval(accuracy)}{budget}."
+        return f"{kind} keeps the {accuracy['metric']} of the float network{_interval(accuracy)}{budget}."
     lost = f"{'loses' if drop > 0 else 'gains'} {_figure(accuracy, abs(drop))}"
-    return f"INT8 {lost} {points} against float{_interval(accuracy)}{budget}."
+    return f"{kind} {lost} {points} against float{_interval(accuracy)}{budget}."
 
 
 def _unit(accuracy: Report) -> str:
@@ -54,19 +61,19 @@ def _figure(accuracy: Report, value: float) -> str:
 
 def verdict(report: Report) -> Markup:
     """The figures that decide."""
-    tiles = [*_accuracy_tiles(report.get("accuracy")), _latency_tile(report), *_size_tiles(report)]
+    tiles = [*_accuracy_tiles(report.get("accuracy"), shipped(report)), _latency_tile(report), *_size_tiles(report)]
     shown = [tag("div", tag("b", value), tag("span", note), class_="tile") for value, note in tiles if value]
     return tag("div", *shown, class_="tiles")
 
 
-def _accuracy_tiles(accuracy: Report | None) -> list[tuple[str, str]]:
+def _accuracy_tiles(accuracy: Report | None, kind: str) -> list[tuple[str, str]]:
     if not accuracy:
         return []
     if accuracy["metric"] == "cosine":
-        return [(f"{accuracy['int8']:.5f}", f"cosine of INT8 and float outputs, {_over(accuracy)}")]
+        return [(f"{accuracy['int8']:.5f}", f"cosine of {kind} and float outputs, {_over(accuracy)}")]
     before, after, drop = (_figure(accuracy, accuracy[key]) for key in ("float", "int8", "drop"))
     unit = _unit(accuracy)
-    kept = f"{accuracy['metric']} in INT8, {_over(accuracy)}; float {before}{unit}"
+    kept = f"{accuracy['metric']} in {kind}, {_over(accuracy)}; float {before}{unit}"
     lost = f"{'points ' if unit else ''}of {accuracy['metric']} lost{_interval(accuracy)}; {_budget(accuracy)}"
     return [(f"{after}{unit}", kept), (drop, lost)]
 
@@ -108,12 +115,12 @@ def _size_tiles(report: Report) -> list[tuple[str, str]]:
     size, macs, diagnosis = report.get("size"), report.get("macs"), report.get("diagnosis") or {}
     found = []
     if size:
-        ratio = f"{1 / size['ratio']:.2f} times smaller than float32" if size.get("ratio") else "weights"
-        found.append((bytes_(size["int8_bytes"]), f"weights, {ratio}"))
+        smaller = f", {1 / size['ratio']:.2f} times smaller than float32" if size.get("ratio") else ""
+        found.append((bytes_(size["int8_bytes"]), f"weights{smaller}"))
     if macs and macs["total"]:
         found.append((f"{100 * macs['integer'] / macs['total']:.1f} %", "of the multiply-accumulates are integers"))
     if diagnosis.get("network"):
-        found.append((f"{diagnosis['output_sqnr_db']:.1f} dB", "SQNR of the outputs, INT8 against float"))
+        found.append((f"{diagnosis['output_sqnr_db']:.1f} dB", f"SQNR of the outputs, {shipped(report)} against float"))
     return found
 
 
@@ -295,8 +302,7 @@ def fallback(report: Report) -> Markup:
     ]
     return joined([
         tag("h2", "Layers at higher precision"),
-        tag("p", "Chosen in the order of accuracy gained per time paid, both measured, until the budget was met.",
-            class_="note"),
+        tag("p", _FALLBACK, class_="note"),
         tag("div", table(("layer", "precision", "#gain", "#cost, µs"), body), class_="figure"),
     ])  # fmt: skip
 
@@ -347,8 +353,9 @@ def measured(report: Report) -> Markup:
             ("ranges", f"{quantization['samples']} calibration samples, observer {quantization.get('observer')}")
         )
     if accuracy := report.get("accuracy"):
-        rows.append(("accuracy", f"float in ONNX Runtime, INT8 in {accuracy.get('engine')}, on the same samples"))
-        rows += _nearness(accuracy)
+        kind = shipped(report)
+        rows.append(("accuracy", f"float in ONNX Runtime, {kind} in {accuracy.get('engine')}, on the same samples"))
+        rows += _nearness(accuracy, kind)
     if reason := report.get("latency_reason"):
         rows.append(("latency", f"not measured: {reason}"))
     rows += _parity(report.get("parity"))
@@ -362,11 +369,11 @@ def measured(report: Report) -> Markup:
     return joined([tag("h2", "How it was measured"), tag("div", pairs(rows), class_="figure")])
 
 
-def _nearness(accuracy: Report) -> list[tuple[str, object]]:
+def _nearness(accuracy: Report, kind: str) -> list[tuple[str, object]]:
     """What holds whatever the metric is."""
     shown = {"agreement": "the same answer for {:.2f} %", "kl": "KL {:.3g} nats", "sqnr_db": "SQNR {:.1f} dB"}
     parts = [said.format(accuracy[key]) for key, said in shown.items() if isinstance(accuracy.get(key), (int, float))]
-    return [("outputs, INT8 against float", "; ".join(parts))] if parts else []
+    return [(f"outputs, {kind} against float", "; ".join(parts))] if parts else []
 
 
 def _parity(parity: Report | None) -> list[tuple[str, object]]:

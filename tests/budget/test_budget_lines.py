@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from edgebuild import views
+from edgebuild import report, views
 
 
 def row(precision: str, cost_us: float | None) -> dict[str, Any]:
@@ -25,6 +25,34 @@ def row(precision: str, cost_us: float | None) -> dict[str, Any]:
 def test_layers_that_fell_back(rows: list[dict[str, Any]], line: str) -> None:
     assert views.fallback_line({"quantization": {"fallback": rows}}) == line
     assert views.fallback_line({}) == ""
+
+
+ACCURACY = {
+    "metric": "top1", "unit": "%", "float": 99.0, "int8": 98.5, "drop": 0.5, "interval": [0.1, 0.9], "samples": 400,
+    "agreement": None, "kl": None, "sqnr_db": None, "data": "test", "engine": "edgebuild-run", "budget": "met",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("chosen", "rows", "kind"),
+    [
+        ("int8", [], "INT8"),
+        ("int8", [row("int16", 1.0), row("int16", None)], "INT8 with int16 layers"),
+        ("int8", [row("float32", 1.0)], "INT8 with float32 layers"),
+        ("int8", [row("float32", 1.0), row("int16", 1.0)], "INT8 with int16 and float32 layers"),
+        ("float32", [], "compiled float32"),
+    ],
+)
+def test_accuracy_says_what_was_measured(chosen: str, rows: list[dict[str, Any]], kind: str) -> None:
+    found = {"precision": {"chosen": chosen}, "quantization": {"fallback": rows}, "accuracy": ACCURACY}
+    assert report.shipped(found) == kind
+    assert f"top1: float 99.00 %, {kind} 98.50 % (drop 0.50, 95 % interval" in views.accuracy_line(found)
+    found["accuracy"] = ACCURACY | {"metric": "cosine", "int8": 0.9}
+    assert views.accuracy_line(found).startswith(f"cosine of {kind} and float outputs 0.90000 over 400 ")
+
+
+def test_a_report_of_an_earlier_version() -> None:
+    assert views.accuracy_line({"accuracy": ACCURACY}).startswith("top1: float 99.00 %, INT8 98.50 % ")
 
 
 @pytest.mark.parametrize(

@@ -75,7 +75,7 @@ def test_it_answers_what_a_reader_asks(report: dict[str, Any]) -> None:
     text = re.sub(r"<[^>]+>", " ", html.split("</style>", 1)[1])
     culprit = report["diagnosis"]["culprit"]
     for said in (
-        "digits 1.0.0 for host", "INT8 loses 0.50 points of top1 against float", "0.10 to 0.90", "within the budget",
+        "digits 1.0.0 for host", "INT8 with int16 layers loses 0.50 points", "0.10 to 0.90", "within the budget",
         "Scale too large", culprit["layer"], culprit["remedy"].split(":")[0], "Along the network", "layer4", "int16",
         "12.5", "edgebuild-run", "the same answer for 99.20 %", "largest relative error 1e-07", "nothing follows",
     ):  # fmt: skip
@@ -134,11 +134,36 @@ def test_no_fault_is_said(report: dict[str, Any]) -> None:
     ("accuracy", "said"),
     [
         ({"metric": "cosine", "float": 1.0, "int8": 0.999, "drop": 0.001}, "cosine 0.99900"),
-        ({"metric": "map", "unit": "", "float": 0.34, "int8": 0.33, "drop": 0.01}, "INT8 loses 0.0100 map"),
-        ({"drop": -0.25}, "INT8 gains 0.25 points"),
-        ({"drop": 0.0}, "INT8 keeps the top1"),
+        (
+            {"metric": "map", "unit": "", "float": 0.34, "int8": 0.33, "drop": 0.01},
+            "layers loses 0.0100 map",
+        ),
+        ({"drop": -0.25}, "layers gains 0.25 points"),
+        ({"drop": 0.0}, "layers keeps the top1"),
         ({"budget": "not judged: no labels"}, "budget not judged"),
     ],
 )
 def test_the_verdict_in_a_sentence(report: dict[str, Any], accuracy: dict[str, Any], said: str) -> None:
     assert said in page.render(report | {"accuracy": report["accuracy"] | accuracy})
+
+
+FLOAT32: dict[str, Any] = {"precision": {"chosen": "float32"}, "quantization": {"fallback": []}}
+
+
+@pytest.mark.parametrize(
+    ("changed", "kind"),
+    [
+        ({"quantization": {"fallback": []}}, "INT8"),
+        ({}, "INT8 with int16 layers"),
+        (FLOAT32, "compiled float32"),
+    ],
+)
+def test_it_says_what_is_shipped(report: dict[str, Any], changed: dict[str, Any], kind: str) -> None:
+    html = page.render(report | changed)
+    for said in (
+        f"{kind[0].upper()}{kind[1:]} loses 0.50 points of top1", f">top1 in {kind}, 400 held-out",
+        f"Runtime, {kind} in edgebuild-run", f"outputs, {kind} against float<",
+    ):  # fmt: skip
+        assert said in html, said
+    report["accuracy"] |= {"metric": "cosine", "drop": 0.0}
+    assert f"cosine of {kind} and float outputs" in page.render(report | changed)
