@@ -303,12 +303,13 @@ def test_shipped_schedules_belong_to_what_a_build_depends_on() -> None:
 
 def test_a_search_that_cannot_be_made_is_refused_at_once(tmp_path: Path, target: Target) -> None:
     from edgebuild import pipeline, projects
+    from edgebuild.pipeline.build import Build
 
     recipe = projects.resolve("digits", projects.Overrides())
     job = pipeline.Job(recipe, load_target("jetson"), "digits", "1")
-    assert pipeline._Build(job, None, None)
+    assert Build(job, None, None)
     with pytest.raises(UsageError, match="--tune: code for jetson does not run on this machine"):
-        pipeline._Build(pipeline.Job(recipe, load_target("jetson"), "digits", "1", tune=1.0), None, None)
+        Build(pipeline.Job(recipe, load_target("jetson"), "digits", "1", tune=1.0), None, None)
     file = tmp_path / "m.onnx"
     file.write_bytes(b"")
     with pytest.raises(CalibrationError):
@@ -317,4 +318,4 @@ def test_a_search_that_cannot_be_made_is_refused_at_once(tmp_path: Path, target:
     np.savez(data, x=np.zeros((2, 3), np.float32))
     bare = projects.resolve(str(file), projects.Overrides(calibration=data))
     with pytest.raises(UsageError, match=r"--update-lock: a model file has no recipe\.lock"):
-        pipeline._Build(pipeline.Job(bare, target, "m", "1", tune=1.0, update_lock=True), None, None)
+        Build(pipeline.Job(bare, target, "m", "1", tune=1.0, update_lock=True), None, None)

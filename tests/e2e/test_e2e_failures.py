@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 from builds import Built, Machine
 
-from edgebuild import cli, pipeline
+from edgebuild import cli
+from edgebuild.pipeline.stages import Stages
 
 
 def spawn(machine: Machine, out: Path, limit: int | None = None) -> "subprocess.Popen[str]":
@@ -79,16 +80,16 @@ def here(machine: Machine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> P
 def test_a_bundle_that_fails_its_check_is_never_written(
     digits: Built, here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    golden = pipeline._Build._golden
+    golden = Stages.golden
 
-    def other(self: pipeline._Build, *arguments: object) -> dict[str, bytes]:
+    def other(self: Stages, *arguments: object) -> dict[str, bytes]:
         files = golden(self, *arguments)  # type: ignore[arg-type]
         return {
             name: data[:-1] + bytes([data[-1] ^ 1]) if name.startswith("out-1") else data
             for name, data in files.items()
         }
 
-    monkeypatch.setattr(pipeline._Build, "_golden", other)
+    monkeypatch.setattr(Stages, "golden", other)
     with pytest.raises(SystemExit) as caught:
         cli.main()
     assert caught.value.code == 7

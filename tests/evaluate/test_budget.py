@@ -16,6 +16,7 @@ from edgebuild.core.cache import Cache
 from edgebuild.core.errors import CheckError, RecipeError
 from edgebuild.core.recipe import load_recipe
 from edgebuild.core.target_file import load_target
+from edgebuild.pipeline import fallback
 
 METRIC = """
 import numpy as np
@@ -113,7 +114,7 @@ def test_layers_leave_8_bits_until_the_budget_is_met(home: Path, cache: Cache) -
 
 def test_a_budget_that_is_missed_says_by_how_much(home: Path, cache: Cache, monkeypatch: pytest.MonkeyPatch) -> None:
     """No other precision helps, as far as the search is told."""
-    monkeypatch.setattr(pipeline, "fewest", lambda steps, *_: Outcome((), met=False, drop=math.inf))
+    monkeypatch.setattr(fallback, "fewest", lambda steps, *_: Outcome((), met=False, drop=math.inf))
     spent = build(home, cache, "exact", 'metric = "metric.py:exact"\nmax_drop = 100')["drop"]
     assert spent > 1
     wanted = (

@@ -11,9 +11,10 @@ accumulated and local SQNR, what a range that just holds the values would reach,
 0..1; `weights` [{layer, weights, operator, sqnr_db, worst_channel, worst_db}]; `worst` [{tensor, layer, range,
 histogram {low, high, counts}, channels [{channel, low, high}], channel_count}]; `suspects` [{layer, tensor, kind,
 gain_db, alone_db}]: output SQNR gained when this rounding alone is undone, and left when it alone is done;
-`preprocessing` {inputs, normalization}; `findings` [{cause, severity, layer, tensor, operator, what, remedy, score_db,
-evidence}], the culprit first; `culprit`: the first finding, if its severity is high or medium; `unseen`: what no such
-comparison can see.
+`preprocessing` {inputs, normalization, colours [{layer, pictures, misfit, misfit_reversed, place, standard_errors,
+order}]}: `order` of the colour channels is "as in training", "swapped" or "not known"; `findings` [{cause, severity,
+layer, tensor, operator, what, remedy, score_db, evidence}], the culprit first; `culprit`: the first finding, if its
+severity is high or medium; `unseen`: what no such comparison can see.
 """
 
 from collections.abc import Iterable, Mapping
@@ -23,6 +24,7 @@ from typing import Any, cast
 import onnx
 
 from edgebuild.stages.diagnose import channels, quantized, rows, suspects
+from edgebuild.stages.diagnose.colours import PICTURES
 from edgebuild.stages.diagnose.findings import HIGH, LOW, Finding, ranked
 from edgebuild.stages.diagnose.floats import Network
 from edgebuild.stages.diagnose.graph import Array, Graph, title
@@ -30,14 +32,14 @@ from edgebuild.stages.diagnose.measure import Measured, Track, histograms, measu
 from edgebuild.stages.diagnose.preprocessing import preprocessing
 from edgebuild.stages.diagnose.switch import Switched
 
-__all__ = ["SAMPLES", "diagnose"]
+__all__ = ["PICTURES", "SAMPLES", "diagnose"]
 
 SAMPLES = 32
 _LEAST_SAMPLES = 4
 _ELEMENTS = 64_000_000  # values that are compared: networks with large feature maps get fewer samples
-_UNSEEN = (
-    "Swapped colour channels (BGR for RGB) and other mistakes that leave all statistics alike: measure accuracy on "
-    "labelled samples to see them."
+_UNSEEN = "Mistakes that leave all statistics alike: measure accuracy on labelled samples to see them."
+_UNSEEN_COLOURS = (
+    "Swapped colour channels (BGR for RGB): nothing here tells their order. Measure accuracy on labelled samples."
 )
 
 
@@ -49,12 +51,14 @@ def diagnose(
     *,
     limit: int = SAMPLES,
     calibrated_on: int | None = None,
+    pictures: Iterable[Mapping[str, Array]] | None = None,
 ) -> dict[str, Any]:
     """Compares the network as it came (`original`), as it was rounded (`floating`), and its integers (`qdq`).
 
     Of a model that came quantized, `floating` is what its integers stand for, and `qdq` is `original`, perhaps mended.
-    `samples` is read up to `limit` samples at most. `calibrated_on`: how many samples the ranges come from. Raises
-    ModelError when ONNX Runtime cannot run one of the graphs.
+    `samples` is read up to `limit` samples at most. `calibrated_on`: how many samples the ranges come from.
+    `pictures`: samples, better PICTURES than few, to tell the order of colours by; read only where something remembers
+    it, and the same as `samples` when not given. Raises ModelError when ONNX Runtime cannot run one of the graphs.
     """
     passed_through = any(n.op_type == "QuantizeLinear" for n in original.graph.node)
     # A model that came quantized is looked at as it came: what edgebuild mends in it is a finding, too.
@@ -64,7 +68,8 @@ def diagnose(
     network.observe(taken)
     measured = measure(switched, taken)
     named = _Names(switched.graph, network.graph)
-    findings, prepared = _findings(network, switched, measured, named, calibrated_on)
+    prepared, looked = preprocessing(network, taken if pictures is None else islice(pictures, PICTURES))
+    findings = [*prepared, *_findings(network, switched, measured, named, calibrated_on)]
     tried = suspects.suspects(switched, measured, findings, named)
     findings = [suspects.with_gain(f, tried) for f in findings]
     findings = ranked([*findings, *suspects.sensitive(tried, measured, findings)], cascading=passed_through)
@@ -79,12 +84,16 @@ def diagnose(
         "weights": [rows.weight_row(error) for error in measured.weights],
         "worst": [rows.drawing(track, drawn[track.activation.result], named) for track in worst],
         "suspects": tried,
-        "preprocessing": prepared,
+        "preprocessing": looked,
         "findings": told,
         "culprit": told[0] if told and told[0]["severity"] != LOW else None,
-        "unseen": [_UNSEEN],
+        "unseen": [*([] if _tells_colours(looked) else [_UNSEEN_COLOURS]), _UNSEEN],
     }
     return cast("dict[str, Any]", rows.plain(found))
+
+
+def _tells_colours(looked: Mapping[str, Any]) -> bool:
+    return any(compared["order"] != "not known" for compared in looked["colours"])
 
 
 class _Names:
@@ -106,19 +115,17 @@ def _enough(switched: Switched, limit: int) -> int:
 
 def _findings(
     network: Network, switched: Switched, measured: Measured, named: _Names, calibrated_on: int | None
-) -> tuple[list[Finding], dict[str, Any]]:
+) -> list[Finding]:
     tracks = {t.activation.tensor.removesuffix("_float"): t for t in measured.tracks}
     results = {t.activation.result: t for t in measured.tracks}
 
     def behind(tensor: str) -> Track | None:
         return _track_behind(network.graph, tracks, tensor)
 
-    prepared, looked = preprocessing(network)
     ranges = quantized.ranges(measured.tracks, switched.graph, named)
     blamed = {f.tensor for f in ranges if f.severity == HIGH}
     groups = {t.activation.group for t in measured.tracks if t.activation.tensor in blamed}
-    found = [
-        *prepared,
+    return [
         *channels.outliers(network, behind),
         *channels.saturations(network),
         *channels.dead(measured.tracks, named),
@@ -127,7 +134,6 @@ def _findings(
         *quantized.biases(switched.weights, results, groups, switched.graph),
         *quantized.calibration(measured.tracks, calibrated_on),
     ]
-    return found, looked
 
 
 def _track_behind(graph: Graph, tracks: Mapping[str, Track], tensor: str) -> Track | None:

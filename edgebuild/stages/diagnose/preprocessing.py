@@ -1,19 +1,22 @@
 """Does the network see the data that it was trained on?
 
-Three witnesses. The graph: the arithmetic between the frame and the first layer must not hold the same step twice. The
+Four witnesses. The graph: the arithmetic between the frame and the first layer must not hold the same step twice. The
 weights: BatchNormalization keeps mean and variance of what it saw in training. The values: pictures reach a network in
-0..1, −1..1, 0..255, or with about zero mean and unit variance.
+0..1, −1..1, 0..255, or with about zero mean and unit variance. And where none of these objects, the order of colours
+(`colours`).
 """
 
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from onnx import NodeProto
 
+from edgebuild.stages.diagnose.colours import colours
 from edgebuild.stages.diagnose.findings import HIGH, MEDIUM, PREPROCESSING, Finding
 from edgebuild.stages.diagnose.floats import Network
-from edgebuild.stages.diagnose.graph import AFFINE, Graph, title
+from edgebuild.stages.diagnose.graph import AFFINE, Array, Graph, title
 from edgebuild.stages.diagnose.measure import Moments
 
 _BYTE = (1 / 255, 1 / 256, 1 / 127.5, 1 / 128, 1 / 127)
@@ -41,10 +44,10 @@ class Step:
         return bool(np.allclose(self.value, other.value, rtol=1e-3, atol=1e-6))
 
 
-def preprocessing(network: Network) -> tuple[list[Finding], dict[str, Any]]:
-    """What is wrong with the network's input, and what was looked at."""
+def preprocessing(network: Network, pictures: Iterable[Mapping[str, Array]]) -> tuple[list[Finding], dict[str, Any]]:
+    """What is wrong with the network's input, and what was looked at. `pictures`: what may be read to judge colours."""
     seen: dict[str, Any] = {"inputs": [], "normalization": []}
-    found = []
+    found, sound = [], []
     for layer in network.first_layers():
         steps = _steps(network.graph, layer.input[0])
         moments = network.moments.get(layer.input[0])
@@ -55,7 +58,10 @@ def preprocessing(network: Network) -> tuple[list[Finding], dict[str, Any]]:
             seen["normalization"].append(norm)
         if finding := _judged(network, layer, steps, moments, norm):
             found.append(finding)
-    return found, seen
+        else:
+            sound.append(layer)
+    swapped, seen["colours"] = colours(network, sound, pictures)
+    return [*found, *swapped], seen
 
 
 def _judged(

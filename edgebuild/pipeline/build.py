@@ -1,0 +1,125 @@
+"""Orders the stages: one way through them, and others where the budget or the speed asks for it."""
+
+import functools
+import math
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from edgebuild import report
+from edgebuild.core.cache import Cache
+from edgebuild.core.errors import UsageError
+from edgebuild.core.lock import write_lock
+from edgebuild.core.minisign import SecretKey
+from edgebuild.core.plan import read_plan
+from edgebuild.core.target_file import runs_here
+from edgebuild.pipeline.entries import Built, Entry, Meta, files_of, json_bytes, model_of
+from edgebuild.pipeline.fallback import Search
+from edgebuild.pipeline.job import Job, Listener, Result
+from edgebuild.pipeline.stages import Stages
+from edgebuild.pipeline.ways import Ways
+from edgebuild.stages import check, sign
+
+_FLOATING = 0.35
+"""The share of the time that operators in float32 take, from which on the whole network is tried in float32."""
+_CLEARLY = 0.95
+"""How much faster float32 has to be, as a share of the time in INT8."""
+_ROUNDS = 3
+
+
+class Build:
+    """One build."""
+
+    def __init__(self, job: Job, listener: Listener, cache: Cache) -> None:
+        _check_search(job)
+        self._job = job
+        self._stages = Stages(job, listener, cache)
+        self._compared: dict[str, float] = {}
+
+    def run(self, key: SecretKey) -> Result:
+        """What `edgebuild compile` gives."""
+        stages = self._stages
+        with stages.timed("ingest"):
+            ingested = stages.ingest()
+        with tempfile.TemporaryDirectory(prefix="edgebuild-") as folder:
+            ways = Ways(stages, ingested, Path(folder))
+            built = self._faster(ways, Search(ways).met(ways.built(stages.known_fallback())))
+            with stages.timed("diagnose"):
+                diagnosis = stages.diagnose(ingested, built.quantized, ways.meta)
+        self._keep(built)
+        packed = built.draft.package
+        with stages.timed("sign"):
+            data = sign.sign(packed.manifest, packed.files, key)
+        made = self._report(ways.meta, built)
+        made |= {"signer": key.public.name, "bundle_bytes": len(data), "diagnosis": diagnosis}
+        manifest = packed.manifest
+        stem = f"{manifest.name}-{manifest.version}-{manifest.target}"
+        return Result(stem, data, made, ingested.folder / "model.onnx", built.quantized.folder / "model.onnx")
+
+    def _report(self, meta: Meta, built: Built) -> dict[str, Any]:
+        made = report.of_build(
+            built.draft.package.manifest,
+            read_plan(built.program.read("plan.bin")),
+            float_bytes=meta.float_bytes,
+            quantization=built.quantized.json("report.json") | {"fallback": built.fallback_rows},
+            checked=built.checked,
+            accuracy=built.accuracy,
+        )
+        chosen = {"chosen": self._stages.precision, **self._compared}
+        return made | {"parity": meta.parity, "seconds": self._stages.seconds, "precision": chosen}
+
+    def _keep(self, built: Built) -> None:
+        """What was measured goes to recipe.lock, where that was asked for."""
+        stages, isa = self._stages, self._job.target.isa
+        if self._job.update_lock:
+            lock = stages.lock.with_schedules(isa, stages.tuned).with_fallback(isa, built.fallback)
+            lock = lock.with_precision(isa, stages.precision) if self._compared else lock
+            write_lock(self._job.recipe.folder, lock)
+
+    def _faster(self, ways: Ways, built: Built) -> Built:
+        """The same in float32, where that is faster: a network whose operators mostly have no integer form."""
+        stages, quantization = self._stages, built.quantized.json("report.json")
+        known = not self._job.update_lock and self._job.target.isa in stages.lock.precision
+        if known or not built.draft.native or stages.precision == "float32" or quantization["passed_through"]:
+            return built
+        with stages.timed("precision"), stages.naming_model():
+            self._compared = _precisions(ways, built).json("precision.json")
+        if self._compared and self._compared["float32_us"] < _CLEARLY * self._compared["int8_us"]:
+            stages.precision = "float32"
+            return ways.built({})
+        return built
+
+
+def _precisions(ways: Ways, built: Built) -> Entry:
+    """The latencies of both, in turns; nothing where integers take most of the time anyway."""
+
+    def make() -> dict[str, bytes]:
+        from edgebuild.stages.quantize import keep_float  # noqa: PLC0415 - imports onnxruntime
+
+        draft, plan = built.draft, read_plan(built.program.read("plan.bin"))
+        lines = check.profile(draft.trial, draft.golden_inputs, draft.folder)
+        spent = [line["latency_us"] for line in lines]
+        floating = sum(us for us, op in zip(spent, plan.ops, strict=True) if not op.integer)
+        if floating < _FLOATING * sum(spent):
+            return {"precision.json": json_bytes({})}
+        whole = functools.partial(files_of, keep_float, model_of(ways.ingested))
+        entry = ways.stages.entry("quantize", ["whole", ways.ingested.digest], whole)
+        _, other = ways.packed(entry)
+        found = {"int8_us": math.inf, "float32_us": math.inf}
+        for _ in range(_ROUNDS):
+            for name, one in (("int8_us", draft), ("float32_us", other)):
+                found[name] = min(found[name], *check.latency(one.trial, one.golden_inputs, one.folder))
+        return {"precision.json": json_bytes(found)}
+
+    return ways.stages.measured("precision", [ways.ingested.digest, built.draft.digest], make)
+
+
+def _check_search(job: Job) -> None:
+    """Refuses a search that cannot be made, before anything else is done."""
+    if job.update_lock and job.of_file:
+        raise UsageError("--update-lock: a model file has no recipe.lock", "compile a recipe's folder")
+    if job.tune and not runs_here(job.target):
+        raise UsageError(
+            f"--tune: code for {job.target.name} does not run on this machine, so nothing can be measured",
+            "leave it out: a cost model chooses for other CPUs",
+        )

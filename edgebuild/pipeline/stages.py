@@ -1,0 +1,313 @@
+"""Each stage: what it depends on, and how its result is made.
+
+A stage's module, and the framework that it needs, is imported when its work has to be done.
+"""
+
+import dataclasses
+import functools
+import itertools
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+from edgebuild.budget import Precision
+from edgebuild.core import digest, runner
+from edgebuild.core.cache import Cache
+from edgebuild.core.calibration import CalibrationSet, find_set, has_test, load_set
+from edgebuild.core.errors import CalibrationError, ModelError, RecipeError
+from edgebuild.core.lock import Lock, read_lock
+from edgebuild.core.plan import read_plan
+from edgebuild.core.recipe import LOCK_FILE, RECIPE_FILE, Calibration, Recipe
+from edgebuild.pipeline.cached import Cached
+from edgebuild.pipeline.entries import Draft, Entry, Meta, files_in, json_bytes, model_of, weight_bytes
+from edgebuild.pipeline.job import Job, Listener
+from edgebuild.stages import check, package
+
+if TYPE_CHECKING:
+    import onnx
+
+    from edgebuild.reference import Foreign
+    from edgebuild.stages.evaluate import Custom
+    from edgebuild.stages.quantize import Calibrated, Settings
+
+NO_CALIBRATION = "a model is calibrated on real samples only: --calibration FILE.npz, one array per model input"
+
+
+class Stages(Cached):
+    """The stages of one build, in the precision that recipe and lock say."""
+
+    def __init__(self, job: Job, listener: Listener, cache: Cache) -> None:
+        super().__init__(job, listener, cache)
+        self.tuned: dict[str, str] = {}
+        self._observed: Calibrated | None = None
+        recipe = job.recipe
+        if recipe.calibration.set is None:
+            raise CalibrationError(f"{recipe.name}: no calibration data", NO_CALIBRATION)
+        self.lock = Lock() if job.of_file else read_lock(recipe.folder)
+        locked = {} if job.update_lock else self.lock.precision
+        whole = recipe.model.precision
+        self.precision = "float32" if whole == "float32" else locked.get(job.target.isa, whole)
+        self._place = find_set(recipe.calibration.set, recipe.folder)
+        self._calibration = load_set(self._place)
+
+    def ingest(self) -> Entry:
+        job = self.job
+        inputs = [job.recipe.digest(), str(job.untrained), self._calibration.digest()]
+        return self.entry("ingest", inputs, self._make_ingest)
+
+    def _make_ingest(self) -> dict[str, bytes]:
+        import edgebuild.stages.ingest.onnx as onnx_files  # noqa: PLC0415 - imports onnx
+        from edgebuild.stages.ingest.adapters import ingest  # noqa: PLC0415
+
+        found = ingest(self.job.recipe, untrained=self.job.untrained)
+        meta = Meta(
+            function=found.entry.name,
+            trigger=found.entry.trigger,
+            timeout_ms=found.entry.timeout_ms,
+            quality=found.quality,
+            parity=found.parity,
+            inputs=onnx_files.model_inputs(found.model),
+            outputs=onnx_files.model_outputs(found.model),
+            float_bytes=weight_bytes(found.model),
+        )
+        return {"model.onnx": found.model.SerializeToString(deterministic=True), "meta.json": meta.to_json()}
+
+    def quantize(self, ingested: Entry, meta: Meta, fallback: Mapping[str, Precision]) -> Entry:
+        settings, precision = self.job.recipe.calibration, self.precision
+
+        def make() -> dict[str, bytes]:
+            from edgebuild.stages import quantize  # noqa: PLC0415 - imports onnxruntime
+
+            model = model_of(ingested)
+            if precision == "float32":
+                return files_in(quantize.keep_float(model))
+            if quantize.is_quantized(model):
+                return files_in(quantize.passed_through(model))
+            found = self.calibrated(ingested, meta)
+            known = quantize.may_fall_back(found)
+            for layer in fallback:
+                if layer not in known:
+                    raise RecipeError(
+                        f"{self.job.recipe.folder / LOCK_FILE}: fallback: the model has no layer '{layer}'",
+                        "measure again: edgebuild compile --update-lock",
+                    )
+            return files_in(quantize.finished(found, fallback))
+
+        inputs = [
+            ingested.digest,
+            self._calibration.digest(),
+            repr(settings),
+            precision,
+            repr(sorted(fallback.items())),
+        ]
+        return self.entry("quantize", inputs, make)
+
+    def calibrated(self, ingested: Entry, meta: Meta) -> "Calibrated":
+        """What the samples showed; kept while this build goes on."""
+        from edgebuild.stages.quantize import calibration  # noqa: PLC0415 - imports onnxruntime
+
+        settings = self.job.recipe.calibration
+        if self._observed is None:
+            self._observed = calibration(
+                model_of(ingested),
+                lambda: self._calibration.samples(meta.inputs, settings.samples),
+                _settings(settings),
+                progress=self.progress("quantize", 2 * settings.samples),
+            )
+        return self._observed
+
+    def compile(self, quantized: Entry) -> Entry:
+        target = self.job.target
+        locked = self._schedules(quantized)
+
+        def make() -> dict[str, bytes]:
+            from edgebuild.stages.compile import compile_model  # noqa: PLC0415 - imports TVM
+
+            made = compile_model(model_of(quantized), target, locked)
+            return {"program.so": made.program_so, "plan.bin": made.plan, "weights.bin": made.weights}
+
+        anonymous = dataclasses.replace(target, name="", description="")
+        keys = [quantized.digest_of("model.onnx"), repr(anonymous), repr(sorted(locked.items()))]
+        return self.entry("compile", keys, make)
+
+    def _schedules(self, quantized: Entry) -> dict[str, str]:
+        """Block sizes by shape: the lock's, and what a search was asked to find."""
+        job = self.job
+        known = {} if job.update_lock else self.lock.schedules.get(job.target.isa, {})
+        if not job.tune:
+            return known
+        from edgebuild.stages.compile.tune import tune  # noqa: PLC0415 - imports TVM
+
+        progress = functools.partial(self.advanced, "compile")
+        shapes = known | self.tuned  # a build with fallbacks compiles more than one program
+        self.tuned = tune(model_of(quantized), job.target, job.tune, shapes, progress, again=job.update_lock)
+        return self.tuned
+
+    def runtime(self) -> Path:
+        from edgebuild.stages.runtime import runtime_binary  # noqa: PLC0415
+
+        return runtime_binary(self.job.target.triple)
+
+    def golden(self, quantized: Entry, meta: Meta) -> dict[str, bytes]:
+        def make() -> dict[str, bytes]:
+            from edgebuild.reference import Interpreter  # noqa: PLC0415 - imports onnx
+
+            interpreter = Interpreter(model_of(quantized), _foreign)
+            samples = self._calibration.samples(meta.inputs, check.GOLDEN_SAMPLES)
+            pairs = [(sample, interpreter.run(sample)) for sample in samples]
+            return check.golden_files([i.name for i in meta.inputs], [o.name for o in meta.outputs], pairs)
+
+        entry = self.entry("golden", [quantized.digest_of("model.onnx"), self._calibration.digest()], make)
+        return {path.name: path.read_bytes() for path in entry.folder.iterdir()}
+
+    def package(self, meta: Meta, program: Entry, runtime: Path, golden: dict[str, bytes]) -> package.Package:
+        recipe = self.job.recipe
+        contents = package.Contents(
+            name=self.job.name,
+            version=self.job.version,
+            quality=meta.quality,
+            function=meta.function,
+            trigger=meta.trigger,
+            timeout_ms=meta.timeout_ms,
+            inputs=meta.inputs,
+            outputs=meta.outputs,
+            runtime=runtime.read_bytes(),
+            program_so=program.read("program.so"),
+            plan=program.read("plan.bin"),
+            weights=program.read("weights.bin"),
+            golden=golden,
+            sources=_handler_sources(recipe),
+        )
+        runnable = runner.prefix_for(self.job.target)[0] is not None
+        return package.package(contents, self.job.target, checked=runnable)
+
+    def check(self, test: Draft) -> dict[str, Any]:
+        if test.prefix is None:
+            return {"checked": False, "reason": test.reason, "latency_us": None, "latency_reason": test.reason}
+
+        def make() -> dict[str, bytes]:
+            check.check(test.trial)
+            latency, reason = None, "the target is another kind of CPU"
+            if test.trial.native:
+                latency, reason = runner.summary(check.latency(test.trial, test.golden_inputs, test.folder)), ""
+            found = {"checked": True, "reason": "", "latency_us": latency, "latency_reason": reason}
+            return {"check.json": json_bytes(found)}
+
+        found: dict[str, Any] = self.entry("check", [test.digest, str(test.prefix)], make).json("check.json")
+        return found
+
+    def diagnose(self, ingested: Entry, quantized: Entry, meta: Meta) -> dict[str, Any]:
+        """Where accuracy is lost, on samples of calibration and, where there are any, held-out ones in turns."""
+        parts = [self._calibration, *([load_set(self._place, "test")] if has_test(self._place) else [])]
+        counted = quantized.json("report.json")["samples"] or None
+
+        def make() -> dict[str, bytes]:
+            from edgebuild.stages.diagnose import SAMPLES, diagnose  # noqa: PLC0415 - imports onnxruntime
+
+            streams = [part.samples(meta.inputs, SAMPLES // len(parts)) for part in parts]
+            turns = (sample for turn in itertools.zip_longest(*streams) for sample in turn if sample is not None)
+            models = model_of(ingested), model_of(quantized, "float.onnx"), model_of(quantized)
+            try:
+                found = diagnose(*models, turns, calibrated_on=counted)
+            except ModelError as error:  # a report that cannot be made stands in no bundle's way
+                found = {"failed": error.message}
+            return {"diagnosis.json": json_bytes(found)}
+
+        keys = [ingested.digest, quantized.digest, *(part.digest() for part in parts)]
+        found: dict[str, Any] = self.entry("diagnose", keys, make).json("diagnosis.json")
+        return found
+
+    def evaluate(self, test: Draft, ingested: Entry, quantized: Entry, meta: Meta) -> dict[str, Any]:
+        accept, recipe = self.job.recipe.accept, self.job.recipe
+        data, named, whole = self.judges()
+        own = recipe.folder / accept.own[0] if accept and accept.own else None
+
+        def make() -> dict[str, bytes]:
+            from edgebuild.stages import evaluate  # noqa: PLC0415 - imports onnxruntime
+
+            if test.native:
+                integer, limit = evaluate.program(test.trial, meta.outputs, test.folder), whole
+            else:
+                macs = read_plan(test.package.files["plan.bin"]).macs_total
+                limit = min(whole or sys.maxsize, evaluate.interpreter_limit(macs))
+                integer = evaluate.interpreter(model_of(quantized), _foreign)
+            samples = data.labelled(meta.inputs, limit)
+            custom = self.own_metric()
+            metric = accept.metric if accept else None
+            found = evaluate.evaluate(model_of(ingested), integer, samples, metric, custom).to_json()
+            found |= {"data": named, "engine": "edgebuild-run" if test.native else "interpreter"}
+            return {"accuracy.json": json_bytes(found)}
+
+        asked = [accept.metric if accept else "", digest.of_file(own) if own else ""]
+        keys = [ingested.digest, quantized.digest, data.digest(), str(whole), named, *asked]
+        found: dict[str, Any] = self.entry("evaluate", [*keys, test.digest if test.native else ""], make).json(
+            "accuracy.json"
+        )
+        return found | {"budget": self.judged(found, meta)}
+
+    def judges(self) -> tuple[CalibrationSet, str, int | None]:
+        """The samples that accuracy is measured on, what the report calls them, and how many at most."""
+        recipe = self.job.recipe
+        wanted = recipe.accept.data if recipe.accept else "test"
+        if wanted not in ("test", "calibration"):
+            place = find_set(wanted, recipe.folder)
+            return load_set(place, "test" if has_test(place) else "calibration"), wanted, None
+        if wanted == "test" and has_test(self._place):
+            return load_set(self._place, "test"), "test", None
+        return self._calibration, "calibration", recipe.calibration.samples
+
+    def own_metric(self) -> "Custom | None":
+        """The metric that the recipe brings along."""
+        from edgebuild.stages.evaluate import load_metric  # noqa: PLC0415 - imports onnxruntime
+
+        accept, folder = self.job.recipe.accept, self.job.recipe.folder
+        return load_metric(folder / accept.own[0], accept.own[1]) if accept and accept.own else None
+
+    def judged(self, accuracy: dict[str, Any], meta: Meta) -> str:
+        """`none`, `met`, `missed`, or `not judged: …`."""
+        accept = self.job.recipe.accept
+        if accept is None:
+            return "none"
+        if meta.quality != "trained":
+            return "not judged: the weights are untrained"
+        if accuracy["engine"] != "edgebuild-run":
+            return "not judged: the target does not run here, and part of the samples says too little"
+        if accuracy["metric"] != accept.metric:
+            return f"not judged: the samples have no labels for {accept.metric}"
+        if accuracy["data"] != accept.data:
+            return f"not judged: the set has no held-out part, and [accept] data is '{accept.data}'"
+        return "met" if accuracy["drop"] <= accept.max_drop else "missed"
+
+    def known_fallback(self) -> dict[str, Precision]:
+        """What an earlier build measured for this kind of CPU."""
+        if self.job.update_lock or self.precision == "float32":
+            return {}
+        return cast("dict[str, Precision]", dict(self.lock.fallback.get(self.job.target.isa, {})))
+
+
+def _settings(calibration: Calibration) -> "Settings":
+    from edgebuild.stages.quantize import Settings  # noqa: PLC0415 - imports onnxruntime
+
+    observers = {name: how for name, how in calibration.tensors.items() if isinstance(how, str)}
+    ranges = {name: (how[0], how[1]) for name, how in calibration.tensors.items() if not isinstance(how, str)}
+    return Settings(calibration.observer, calibration.percentile, observers, ranges)
+
+
+def _handler_sources(recipe: Recipe) -> dict[str, bytes]:
+    if recipe.function is None:
+        return {}
+    paths = (*recipe.folder.glob("*.py"), *recipe.code, recipe.folder / RECIPE_FILE)
+    return {path.name: path.read_bytes() for path in paths}
+
+
+@functools.cache
+def _runner() -> "Foreign":
+    from edgebuild.stages.compile.foreign import Foreign  # noqa: PLC0415 - imports TVM
+
+    return Foreign()
+
+
+def _foreign(node: "onnx.NodeProto", opset: int, inputs: list[Any], constant: list[bool]) -> list[Any]:
+    """Runs an operator that TVM lowers; TVM is imported with the first of them."""
+    return _runner()(node, opset, inputs, constant)
