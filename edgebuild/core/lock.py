@@ -59,9 +59,10 @@ class Lock:
         kept = {name: layers for name, layers in self.fallback.items() if name != isa}
         return replace(self, fallback={**kept, isa: dict(fallback)} if fallback else kept)
 
-    def with_precision(self, isa: str, precision: str) -> "Lock":
-        """The same lock with another precision for one instruction set."""
-        return replace(self, precision={**self.precision, isa: precision})
+    def with_precision(self, isa: str, precision: str | None) -> "Lock":
+        """The same lock with another precision for one instruction set; none where nothing was to choose."""
+        kept = {name: chosen for name, chosen in self.precision.items() if name != isa}
+        return replace(self, precision={**kept, isa: precision} if precision else kept)
 
     def to_toml(self) -> str:
         """In one canonical form: tables and keys in order."""

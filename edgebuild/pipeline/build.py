@@ -73,8 +73,8 @@ class Build:
         stages, isa = self._stages, self._job.target.isa
         if self._job.update_lock:
             lock = stages.lock.with_schedules(isa, stages.tuned).with_fallback(isa, built.fallback)
-            lock = lock.with_precision(isa, stages.precision) if self._compared else lock
-            write_lock(self._job.recipe.folder, lock)
+            chosen = stages.precision if self._compared else None
+            write_lock(self._job.recipe.folder, lock.with_precision(isa, chosen))
 
     def _faster(self, ways: Ways, built: Built) -> Built:
         """The same in float32, where that is faster: a network whose operators mostly have no integer form."""

@@ -107,6 +107,8 @@ def test_other_instruction_sets_keep_what_fell_back() -> None:
     assert lock.with_fallback("avx2", {"y": "int16"}).fallback == {"avx2": {"y": "int16"}, "neon": {"x": "float32"}}
     assert lock.with_fallback("avx2", {}).fallback == {"neon": {"x": "float32"}}
     assert lock.with_precision("avx2", "int8").precision == {"avx2": "int8", "neon": "float32"}
+    assert lock.with_precision("avx2", None).precision == {"neon": "float32"}
+    assert lock.with_precision("neon", None).precision == {}
     assert lock.fallback["avx2"] == {"x": "int16"}
 
 
