@@ -80,6 +80,8 @@ class Stages(Cached):
             from edgebuild.stages import quantize  # noqa: PLC0415 - imports onnxruntime
 
             model = model_of(ingested)
+            if quantize.is_quantized(model) and (stale := self._stale(fallback)):
+                raise self._of_lock(f"{stale}: the model came quantized, and keeps the precision of each layer")
             if precision == "float32":
                 return files_in(quantize.keep_float(model))
             if quantize.is_quantized(model):
@@ -88,10 +90,7 @@ class Stages(Cached):
             known = quantize.may_fall_back(found)
             for layer in fallback:
                 if layer not in known:
-                    raise RecipeError(
-                        f"{self.job.recipe.folder / LOCK_FILE}: fallback: the model has no layer '{layer}'",
-                        "measure again: edgebuild compile --update-lock",
-                    )
+                    raise self._of_lock(f"fallback: the model has no layer '{layer}'")
             return files_in(quantize.finished(found, fallback))
 
         inputs = [
@@ -102,6 +101,17 @@ class Stages(Cached):
             repr(sorted(fallback.items())),
         ]
         return self.entry("quantize", inputs, make)
+
+    def _stale(self, fallback: Mapping[str, Precision]) -> str:
+        """What recipe.lock says of precisions, and no quantized model can have."""
+        if fallback:
+            return "fallback"
+        return "precision" if self.precision != self.job.recipe.model.precision else ""
+
+    def _of_lock(self, what: str) -> RecipeError:
+        return RecipeError(
+            f"{self.job.recipe.folder / LOCK_FILE}: {what}", "measure again: edgebuild compile --update-lock"
+        )
 
     def calibrated(self, ingested: Entry, meta: Meta) -> "Calibrated":
         """What the samples showed; kept while this build goes on."""

@@ -24,6 +24,7 @@ from edgebuild.core.recipe import LOCK_FILE
 from edgebuild.core.target_file import load_target
 from edgebuild.pipeline import fallback
 from edgebuild.stages import check
+from edgebuild.stages.quantize import quantize
 
 CNN = """(float[1,8,8,8] x) => (float[1,10] y) {
   a = Conv<pads=[1,1,1,1]>(x, k1, b1)
@@ -254,6 +255,47 @@ def test_a_stale_layer_in_the_lock_is_refused(bench: Bench) -> None:
     assert refused.hint == "measure again: edgebuild compile --update-lock"
     write_lock(bench.recipe, Lock(fallback={ISA: {"a": "int16"}, "another": {"gone": "int16"}}))
     assert precisions(bench.compile().report["quantization"]["fallback"]) == {"a": "int16"}
+
+
+@pytest.fixture(scope="module")
+def ready(home: Path) -> Path:
+    """A network that comes quantized."""
+    folder = home / "ready"
+    (folder / "recipe").mkdir(parents=True)
+    rng = np.random.default_rng(0)
+    network = model("(float[1,64] x) => (float[1,8] y) { y = Gemm<transB=1>(x, w) }", w=normal(rng, 8, 64))
+    write_set(folder, network, (1, 64))
+    samples = np.load(folder / "calibration.npz")["x"]
+    onnx.save(quantize(network, lambda: ({"x": x} for x in samples)).model, folder / "recipe" / "model.onnx")
+    return folder / "recipe"
+
+
+@pytest.mark.parametrize(
+    ("stale", "named"),
+    [(Lock(fallback={ISA: {"y": "int16"}}), "fallback"), (Lock(precision={ISA: "float32"}), "precision")],
+)
+def test_a_lock_of_the_float_model_is_refused_for_a_quantized_one(
+    bench: Bench, ready: Path, stale: Lock, named: str
+) -> None:
+    """Nothing of it could be done, and the report would say that it was."""
+    bench.recipe = ready
+    bench.accept("cosine", 1)
+    write_lock(ready, Lock(fallback={"another": {"y": "int16"}}, precision={"another": "float32", ISA: "int8"}))
+    plain = bench.compile()
+    assert plain.report["quantization"]["passed_through"]
+    assert plain.report["quantization"]["fallback"] == []
+    write_lock(ready, stale)
+    refused = bench.compile()
+    assert refused.code == 3
+    assert refused.error == (
+        f"{ready / LOCK_FILE}: {named}: the model came quantized, and keeps the precision of each layer"
+    )
+    assert refused.hint == "measure again: edgebuild compile --update-lock"
+    renewed = bench.compile("--update-lock", "--tune", "0.5")
+    assert renewed.report["accuracy"] == plain.report["accuracy"]
+    kept = read_lock(ready)
+    assert (kept.fallback, kept.precision) == ({}, {})
+    assert bench.compile().bundle == renewed.bundle
 
 
 def test_a_lock_that_is_too_little_says_how_it_is_renewed(bench: Bench, lost: dict[str, float]) -> None:
