@@ -12,6 +12,7 @@ from edgebuild.core.errors import CheckError
 from edgebuild.core.recipe import LOCK_FILE
 from edgebuild.pipeline.entries import Built, Draft, Entry, files_of, json_bytes, model_of
 from edgebuild.pipeline.ways import Ways
+from edgebuild.report import precision_text
 from edgebuild.stages import check
 
 if TYPE_CHECKING:
@@ -164,7 +165,7 @@ class Search:
             hint = f"{serious[0]['layer']}: {serious[0]['cause']}: {serious[0]['what']} {serious[0]['remedy']}"
         if self._stages.known_fallback():
             hint = f"{LOCK_FILE} was measured for another state of the model: edgebuild compile --update-lock"
-        kind = "INT8" if self._stages.precision == "int8" else self._stages.precision
+        kind = precision_text(self._stages.precision, built.fallback.values())
         return CheckError(
             f"{self._recipe.name}: {kind} loses {accuracy['drop']:.4g} points of {accept.metric} "
             f"(95 % interval {low:.4g} to {high:.4g}, {accuracy['samples']} samples{best}); [accept] max_drop allows "

@@ -246,6 +246,17 @@ def test_a_budget_that_nothing_meets_fails_and_says_by_how_much(bench: Bench) ->
     assert not (bench.recipe / LOCK_FILE).exists()
 
 
+def test_float32_that_misses_a_budget_is_not_called_int8(bench: Bench) -> None:
+    """Summed in another order, its last bits are others."""
+    bench.accept("metric.py:bits", 0.5)
+    failed = bench.compile("--float")
+    assert failed.code == 7
+    assert failed.error.startswith("small: compiled float32 loses ")
+    bench.accept("metric.py:bits", 100)
+    report = bench.compile("--float").report
+    assert views.accuracy_line(report).startswith("metric.py:bits: float 100.0000, compiled float32 ")
+
+
 def test_a_stale_layer_in_the_lock_is_refused(bench: Bench) -> None:
     bench.accept("metric.py:near", 100)
     write_lock(bench.recipe, Lock(fallback={ISA: {"a": "int16", "gone": "int16"}}))
@@ -303,6 +314,7 @@ def test_a_lock_that_is_too_little_says_how_it_is_renewed(bench: Bench, lost: di
     write_lock(bench.recipe, Lock(fallback={ISA: {"y": "int16"}}))
     refused = bench.compile()
     assert refused.code == 7
+    assert refused.error.startswith("small: INT8 with int16 layers loses ")
     assert refused.hint.startswith("recipe.lock was measured for another state of the model")
     assert "--update-lock" in refused.hint
 
