@@ -1,5 +1,6 @@
 """ONNX Runtime, as a judge of graphs: it runs what is written, and its errors name the graph."""
 
+from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 from edgebuild.core.errors import ModelError
@@ -40,7 +41,33 @@ def session(
         options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     try:
         return onnxruntime.InferenceSession(
-            model.SerializeToString(), options, ["CPUExecutionProvider"], disabled_optimizers=_NOT_WANTED
+            _apart(model).SerializeToString(), options, ["CPUExecutionProvider"], disabled_optimizers=_NOT_WANTED
         )
     except Exception as problem:  # ONNX Runtime raises classes of its own for each status
         raise ModelError(f"ONNX Runtime cannot load {graph}: {str(problem).strip()}", hint) from problem
+
+
+def _apart(model: "onnx.ModelProto") -> "onnx.ModelProto":
+    """The same network, each of whose int8 constants one DequantizeLinear reads.
+
+    Exact products make these uint8, once for each reader and always under the same name: a zero point or weights that
+    two of them share are then "an attempt to replace the existing tensor", and the graph does not load.
+    """
+    import onnx  # noqa: PLC0415 - heavy
+
+    constants = {item.name for item in model.graph.initializer if item.data_type == onnx.TensorProto.INT8}
+    readers = [node for node in model.graph.node if node.op_type == "DequantizeLinear"]
+    read = Counter(name for node in readers for name in node.input if name in constants)
+    if not read or max(read.values()) == 1:
+        return model
+    result = onnx.ModelProto()
+    result.CopyFrom(model)
+    shared = {item.name: item for item in result.graph.initializer if read[item.name] > 1}
+    for index, node in enumerate(result.graph.node):
+        for place, name in enumerate(node.input):
+            if node.op_type == "DequantizeLinear" and name in shared:
+                node.input[place] = f"{name}.of.{index}"
+                copy = result.graph.initializer.add()
+                copy.CopyFrom(shared[name])
+                copy.name = node.input[place]
+    return result
