@@ -10,24 +10,37 @@ from edgebuild.stages.quantize.graph import Array, Graph, attributes, optional_i
 def without_rounding(model: onnx.ModelProto) -> onnx.ModelProto:
     """A checked QDQ model without Q/DQ of activations, weights and biases dequantized; all tensors keep their names.
 
-    The result of a Q/DQ pair is its input, under both names.
+    The result of a Q/DQ pair is its input, under both names. Integers that the graph takes or gives stay what they are.
     """
     graph = Graph(model)
     for node in list(graph.nodes):
         if node.op_type == "DequantizeLinear" and (stored := graph.constant(node.input[0])) is not None:
             graph.constants[node.output[0]] = _dequantized(graph, node, stored)
             graph.remove(node)
-    for node in list(graph.nodes):
-        if node.op_type in {"QuantizeLinear", "DequantizeLinear"}:
-            _pass_on(node)
+    rounding = [node for node in graph.nodes if node.op_type == "QuantizeLinear"]
+    kept = {node.output[0] for node in rounding if not _is_inside(graph, node)}
+    made = {node.output[0]: node.input[0] for node in rounding}
+    for node in graph.nodes:
+        if node.op_type == "DequantizeLinear" and node.input[0] in made:
+            source = node.input[0] if node.input[0] not in kept else made[node.input[0]]
+            _pass_on(node, source)
+    for node in rounding:
+        if node.output[0] not in kept:
+            _pass_on(node, node.input[0])
     graph.reindex()
     return _declared(graph)
 
 
-def _pass_on(node: NodeProto) -> None:
-    """A node that only hands its input on: the name of its output may be a graph output."""
+def _is_inside(graph: Graph, node: NodeProto) -> bool:
+    """Whether nothing but DequantizeLinear sees what this QuantizeLinear makes."""
+    name = node.output[0]
+    return name not in graph.outputs and all(n.op_type == "DequantizeLinear" for n in graph.consumers(name))
+
+
+def _pass_on(node: NodeProto, source: str) -> None:
+    """A node that only hands `source` on: the name of its output may be a graph output."""
     node.op_type = "Identity"
-    del node.input[1:]
+    node.input[:] = [source]
     del node.attribute[:]
 
 
