@@ -209,3 +209,19 @@ def inserted(model: onnx.ModelProto, behind: str, steps: list[tuple[str, np.ndar
     result.graph.ClearField("node")
     result.graph.node.extend([*nodes[: at + 1], *new, *nodes[at + 1 :]])
     return result
+
+
+def swapped_channels(model: onnx.ModelProto) -> onnx.ModelProto:
+    """A handler that reverses the frame's last axis, BGR for RGB."""
+    result = copied(model)
+    frame = result.graph.input[0].name
+    axis = len(result.graph.input[0].type.tensor_type.shape.dim) - 1
+    for node in result.graph.node:
+        for i, read in enumerate(node.input):
+            if read == frame:
+                node.input[i] = "swapped"
+    result.graph.initializer.append(numpy_helper.from_array(np.array([2, 1, 0]), "swapped_order"))
+    nodes = [helper.make_node("Gather", [frame, "swapped_order"], ["swapped"], axis=axis), *result.graph.node]
+    result.graph.ClearField("node")
+    result.graph.node.extend(nodes)
+    return result

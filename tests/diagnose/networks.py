@@ -86,16 +86,50 @@ def _train(network: nn.Sequential, images: torch.Tensor, labels: torch.Tensor) -
         optimizer.step()
 
 
-def exported(network: nn.Sequential) -> onnx.ModelProto:
-    """A graph: frame uint8 [16, 16] → /127.5 − 1 → the network → logits."""
+def coloured(lean: float = 20.0, channels: int = 16, *, bgr: bool = False) -> onnx.ModelProto:
+    """A network whose BatchNormalization remembers coloured `pictures`, and whose other weights are random; `bgr`: its
+    first layer reads them in that order, which the graph sees to.
+    """
+    torch.manual_seed(0)
+    network = nn.Sequential(
+        nn.Conv2d(3, channels, 3, 2, 1), nn.BatchNorm2d(channels, momentum=None), nn.ReLU(),
+        nn.Conv2d(channels, 16, 3, 2, 1), nn.BatchNorm2d(16, momentum=None), nn.ReLU(),
+        nn.AvgPool2d(4), nn.Flatten(), nn.Linear(16, 10),
+    )  # fmt: skip
+    seen = torch.from_numpy(pictures(400, lean, seed=1).astype(np.float32) / 127.5 - 1).permute(0, 3, 1, 2)
+    with torch.no_grad():
+        network.train()(seen.flip(1) if bgr else seen)
+    return exported(network.eval(), (16, 16, 3), bgr=bgr)
+
+
+def pictures(count: int, lean: float = 20.0, seed: int = 0) -> np.ndarray:
+    """Pictures uint8 [count, 16, 16, 3], smooth, each in a light of its own; on average red lies above blue by twice
+    `lean`.
+    """
+    chance = np.random.default_rng(seed)
+    patches = np.repeat(np.repeat(chance.normal(0, 25, (count, 4, 4, 3)), 4, 1), 4, 2)
+    brightness = chance.normal(120, 40, (count, 1, 1, 1)) + np.repeat(np.repeat(
+        chance.normal(0, 40, (count, 4, 4, 1)), 4, 1), 4, 2)  # fmt: skip
+    warmth = (lean + chance.normal(0, 1.5 * abs(lean), (count, 1, 1, 1))) * np.array([1.0, 0.0, -1.0])
+    return np.clip(patches + brightness + warmth, 0, 255).astype(np.uint8)
+
+
+def exported(network: nn.Sequential, shape: tuple[int, ...] = (16, 16), *, bgr: bool = False) -> onnx.ModelProto:
+    """A graph: frame uint8 [16, 16] or [16, 16, 3] → /127.5 − 1 → the network → logits."""
     graph = _Writer()
-    value = graph.add("Cast", ["frame"], to=1)
-    value = graph.add("Unsqueeze", [value, graph.constant(np.array([0, 1]))])
+    value = "frame"
+    if bgr:
+        value = graph.add("Gather", [value, graph.constant(np.array([2, 1, 0]))], name="to_bgr", axis=2)
+    value = graph.add("Cast", [value], to=1)
+    if len(shape) > 2:
+        value = graph.add("Transpose", [value], perm=[2, 0, 1])
+    axes = [0] if len(shape) > 2 else [0, 1]
+    value = graph.add("Unsqueeze", [value, graph.constant(np.array(axes))])
     value = graph.add("Div", [value, graph.constant(np.float32(127.5))], name="normalize_div")
     value = graph.add("Sub", [value, graph.constant(np.float32(1))], name="normalize_sub")
     for number, layer in enumerate(network):
         value = graph.layer(value, layer, f"layer{number}")
-    return graph.model(value)
+    return graph.model(value, shape)
 
 
 class _Writer:
@@ -134,8 +168,8 @@ class _Writer:
         kinds = {nn.ReLU: "Relu", nn.Tanh: "Tanh", nn.Sigmoid: "Sigmoid", nn.Flatten: "Flatten"}
         return self.add(kinds[type(layer)], [value], name)
 
-    def model(self, output: str) -> onnx.ModelProto:
-        frame = helper.make_tensor_value_info("frame", onnx.TensorProto.UINT8, [16, 16])
+    def model(self, output: str, shape: tuple[int, ...]) -> onnx.ModelProto:
+        frame = helper.make_tensor_value_info("frame", onnx.TensorProto.UINT8, shape)
         logits = helper.make_tensor_value_info(output, onnx.TensorProto.FLOAT, [1, 10])
         graph = helper.make_graph(self.nodes, "digits", [frame], [logits], self.tensors)
         model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
