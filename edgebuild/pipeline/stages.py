@@ -7,7 +7,7 @@ import dataclasses
 import functools
 import itertools
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -213,13 +213,15 @@ class Stages(Cached):
         counted = quantized.json("report.json")["samples"] or None
 
         def make() -> dict[str, bytes]:
-            from edgebuild.stages.diagnose import SAMPLES, diagnose  # noqa: PLC0415 - imports onnxruntime
+            from edgebuild.stages.diagnose import PICTURES, SAMPLES, diagnose  # noqa: PLC0415 - imports onnxruntime
 
-            streams = [part.samples(meta.inputs, SAMPLES // len(parts)) for part in parts]
-            turns = (sample for turn in itertools.zip_longest(*streams) for sample in turn if sample is not None)
+            def turns(count: int) -> Iterator[dict[str, Any]]:
+                streams = [part.samples(meta.inputs, count // len(parts)) for part in parts]
+                return (sample for turn in itertools.zip_longest(*streams) for sample in turn if sample is not None)
+
             models = model_of(ingested), model_of(quantized, "float.onnx"), model_of(quantized)
             try:
-                found = diagnose(*models, turns, calibrated_on=counted)
+                found = diagnose(*models, turns(SAMPLES), calibrated_on=counted, pictures=turns(PICTURES))
             except ModelError as error:  # a report that cannot be made stands in no bundle's way
                 found = {"failed": error.message}
             return {"diagnosis.json": json_bytes(found)}
