@@ -184,6 +184,10 @@ def test_what_was_scaled_is_reported() -> None:
     rows = {row["tensor"]: row for row in report["equalized"]}
     assert rows["b"]["largest"] / rows["b"]["smallest"] > 30
     assert {row["equalized"] for row in report["candidates"]} == {False, True}
+    settled = [row for row in report["candidates"] if "all_sqnr_db" in row]  # on all samples, once the rule is chosen
+    assert [row["equalized"] for row in settled] == [False, True]
+    assert {row["observer"] for row in settled} == {report["observer"]}
+    assert bool(report["equalized"]) == (settled[1]["all_sqnr_db"] > settled[0]["all_sqnr_db"])
 
 
 def test_dead_channels_and_columns_of_zeros_do_no_harm() -> None:

@@ -57,7 +57,8 @@ class Quantized:
 
     `report`: `passed_through`, `samples` (their number), `observer`; `tensors`: {name, scale, zero_point, bits, min,
     max} of each Q/DQ pair; `quantized`: {operator, name} and `float`: {operator, name, reason} of each operator;
-    `candidates`: {equalized, observer, sqnr_db} of each that was tried; `equalized`: {tensor, smallest, largest}
+    `candidates`: {equalized, observer, sqnr_db} of each that was tried, on held-out samples, and of the last two
+    `all_sqnr_db`, on others too; `equalized`: {tensor, smallest, largest}
     factor; `rescued`: tensors in 16 bits because the network is ruined without. `floating`: the float32 network that
     was rounded; its tensors have the names and values that they have before Q in `model`.
     """

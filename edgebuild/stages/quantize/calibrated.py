@@ -1,8 +1,9 @@
 """From a float network and samples to the choice of scales: what is observed, what is tried, what is taken.
 
 Two passes over the samples: ranges of channels, from which equalization follows; then the values of every tensor that
-may be rounded, as they are and equalized. Every fourth sample is held out to judge the candidates, and counted at the
-end. Nothing that is kept grows with the number of samples.
+may be rounded, as they are and equalized. Every fourth sample is held out to judge the rules for ranges, and counted at
+the end; with the rule chosen, these and some others judge equalization. Nothing that is kept grows with the number of
+samples.
 """
 
 import math
@@ -122,6 +123,8 @@ def calibrated_network(
     passes.run(_watchers(networks))
     judge = Judge.of(graph, passes.judges)
     candidate, rows = _judged(plans, settings, judge)
+    if passes.held:
+        candidate = _settled(candidate, rows, plans, settings, Judge.of(graph, [*passes.held, *passes.seen]))
     rescued_groups = _rescued(candidate, settings, judge)
     passes.finish(_watchers(networks))
     network = candidate.plan.network
@@ -130,7 +133,7 @@ def calibrated_network(
 
 @dataclass
 class _Passes:
-    """Runs the float network over the samples; holds some out."""
+    """Runs the float network over the samples; holds some out, and keeps as many of the others (`seen`)."""
 
     graph: Graph
     specs: Mapping[str, InputSpec]
@@ -138,15 +141,15 @@ class _Passes:
     progress: Callable[[int], None] | None
     judges: list[Sample] = field(default_factory=list)
     held: list[Sample] = field(default_factory=list)
+    seen: list[Sample] = field(default_factory=list)
     count: int = 0
     done: int = 0
 
     def run(self, watchers: Mapping[str, Sequence[Watcher]]) -> None:
         """All samples but those that are held out."""
-        self.held = []
-        first: list[Sample] = []
-        self.count = self._observe(watchers, self._parted(first)) + len(self.held)
-        self.judges = self.held or first
+        self.held, self.seen = [], []
+        self.count = self._observe(watchers, self._parted()) + len(self.held)
+        self.judges = self.held or self.seen[:_HELD_OUT]
 
     def finish(self, watchers: Mapping[str, Sequence[Watcher]]) -> None:
         """Those that were held out."""
@@ -164,15 +167,15 @@ class _Passes:
         outputs = 4 * sum(self.graph.sizes.values())
         return max(_FEWEST, min(_JUDGES, _HELD_BYTES // max(inputs + outputs, 1)))
 
-    def _parted(self, first: list[Sample]) -> Iterator[Sample]:
+    def _parted(self) -> Iterator[Sample]:
         for number, sample in enumerate(self.samples()):
             if number % _HELD_OUT == _HELD_OUT - 1 and len(self.held) < self._room:
                 self.held.append(dict(sample))
                 calibrate.check_sample(self.specs, sample, number)
                 self._advance()
                 continue
-            if len(first) < _HELD_OUT:
-                first.append(dict(sample))
+            if len(self.seen) < self._room:
+                self.seen.append(dict(sample))
             yield sample
 
     def _observe(self, watchers: Mapping[str, Sequence[Watcher]], samples: Iterator[Sample]) -> int:
@@ -244,6 +247,28 @@ def _judged(plans: Sequence[Plan], settings: Settings, judge: Judge) -> tuple[Ca
             yield candidate, candidate.plan.model(_parameters(candidate.plan, ranges, settings, {}))
 
     return best(models(), judge)
+
+
+def _settled(
+    candidate: Candidate, rows: list[dict[str, object]], plans: Sequence[Plan], settings: Settings, judge: Judge
+) -> Candidate:
+    """The same rule for the ranges, with or without equalization, by more samples.
+
+    Ranges must be judged by samples that did not make them. Equalization was made by all of these, and is as good on
+    one as on another; among few samples a single one that is far from the others decides.
+    """
+    if len(plans) < 2 or settings.equalized is not None:
+        return candidate
+    rated = []
+    for equal, plan in enumerate(plans):
+        tried = Candidate(plan, candidate.rule, equal > 0)
+        ranges = _ranges(plan, rules(settings.observer, settings.percentile)[candidate.rule], settings)
+        reached = decibels(judge.error(plan.model(_parameters(plan, ranges, settings, {}))))
+        rated.append((reached, tried))
+        for row in rows:
+            if (row["equalized"], row["observer"]) == (tried.equalized, tried.rule):
+                row["all_sqnr_db"] = round(reached, 2)
+    return max(rated, key=lambda pair: pair[0])[1]
 
 
 def _rescued(candidate: Candidate, settings: Settings, judge: Judge) -> frozenset[str]:
