@@ -176,11 +176,16 @@ def fallback_line(report: dict[str, Any]) -> str:
     rows = report.get("quantization", {}).get("fallback") or []
     if not rows:
         return ""
-    kinds = Counter(row["precision"] for row in rows)
+    chosen = {key: row["precision"] for row in sorted(rows, key=_is_float) for key in row["keys"]}
+    kinds = Counter(chosen.values())
     counted = ", ".join(f"{kinds[kind]} {kind}" for kind in ("int16", "float32") if kinds[kind])
     known = [row["cost_us"] for row in rows if row.get("cost_us") is not None]
     cost = f", {_microseconds(sum(known), '+')}" if known else "; as recipe.lock says"
-    return f"{len(rows)} layer{'s' if len(rows) > 1 else ''}: {counted}{cost}"
+    return f"{len(chosen)} layer{'s' if len(chosen) > 1 else ''}: {counted}{cost}"
+
+
+def _is_float(row: dict[str, Any]) -> bool:
+    return bool(row["precision"] == "float32")
 
 
 def precision_line(report: dict[str, Any]) -> str:

@@ -1,14 +1,19 @@
 """What the end of a build says of layers that fell back and of a network that is float32 as a whole."""
 
+import itertools
 from typing import Any
 
 import pytest
 
 from edgebuild import report, views
 
+NUMBERS = itertools.count()
 
-def row(precision: str, cost_us: float | None) -> dict[str, Any]:
-    return {"layer": "conv", "keys": ["c"], "precision": precision} | ({} if cost_us is None else {"cost_us": cost_us})
+
+def row(precision: str, cost_us: float | None, keys: str = "") -> dict[str, Any]:
+    return {"layer": "conv", "keys": list(keys) or [f"c{next(NUMBERS)}"], "precision": precision} | (
+        {} if cost_us is None else {"cost_us": cost_us}
+    )
 
 
 @pytest.mark.parametrize(
@@ -19,6 +24,7 @@ def row(precision: str, cost_us: float | None) -> dict[str, Any]:
         ([row("int16", 1.0), row("float32", 2.6), row("int16", 0.8)], "3 layers: 2 int16, 1 float32, +4.4 µs"),
         ([row("float32", 1234.4), row("float32", 0.3)], "2 layers: 2 float32, +1,235 µs"),
         ([row("int16", -0.3)], "1 layer: 1 int16, -0.3 µs"),
+        ([row("int16", 1.0, "abc"), row("float32", 2.0, "b")], "3 layers: 2 int16, 1 float32, +3.0 µs"),
         ([row("int16", None), row("int16", None)], "2 layers: 2 int16; as recipe.lock says"),
     ],
 )
