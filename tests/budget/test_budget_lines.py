@@ -11,9 +11,9 @@ NUMBERS = itertools.count()
 
 
 def row(precision: str, cost_us: float | None, keys: str = "") -> dict[str, Any]:
-    return {"layer": "conv", "keys": list(keys) or [f"c{next(NUMBERS)}"], "precision": precision} | (
-        {} if cost_us is None else {"cost_us": cost_us}
-    )
+    named = list(keys) or [f"c{next(NUMBERS)}"]
+    cost = {} if cost_us is None else {"cost_us": cost_us}
+    return {"layer": "conv", "keys": named, "precision": precision} | cost
 
 
 @pytest.mark.parametrize(
