@@ -122,7 +122,7 @@ class Stages(Cached):
             self._observed = calibration(
                 model_of(ingested),
                 lambda: self._calibration.samples(meta.inputs, settings.samples),
-                _settings(settings),
+                _settings(settings, rescued=meta.quality == "trained"),
                 progress=self.progress("quantize", 2 * settings.samples),
             )
         return self._observed
@@ -298,12 +298,13 @@ class Stages(Cached):
         return cast("dict[str, Precision]", dict(self.lock.fallback.get(self.job.target.isa, {})))
 
 
-def _settings(calibration: Calibration) -> "Settings":
+def _settings(calibration: Calibration, *, rescued: bool) -> "Settings":
+    """Random weights ruin many a network, and say nothing of the time that trained ones take."""
     from edgebuild.stages.quantize import Settings  # noqa: PLC0415 - imports onnxruntime
 
     observers = {name: how for name, how in calibration.tensors.items() if isinstance(how, str)}
     ranges = {name: (how[0], how[1]) for name, how in calibration.tensors.items() if not isinstance(how, str)}
-    return Settings(calibration.observer, calibration.percentile, observers, ranges)
+    return Settings(calibration.observer, calibration.percentile, observers, ranges, rescued=rescued)
 
 
 def _handler_sources(recipe: Recipe) -> dict[str, bytes]:

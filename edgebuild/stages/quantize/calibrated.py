@@ -45,7 +45,11 @@ _FEW = 4
 
 @dataclass(frozen=True)
 class Settings:
-    """How ranges are chosen. `observers` and `ranges` override it for single tensors; `equalized` None: as judged."""
+    """How ranges are chosen. `observers` and `ranges` override it for single tensors; `equalized` None: as judged.
+
+    `words`: some tensors get 16 bits, those that cost nothing by their shapes; `rescued`: and those without which the
+    network is ruined.
+    """
 
     observer: str = "auto"
     percentile: float = 99.99
@@ -53,6 +57,7 @@ class Settings:
     ranges: Mapping[str, Range] = field(default_factory=dict)
     equalized: bool | None = None
     words: bool = True
+    rescued: bool = True
 
 
 @dataclass(frozen=True)
@@ -274,7 +279,7 @@ def _settled(
 def _rescued(candidate: Candidate, settings: Settings, judge: Judge) -> frozenset[str]:
     """What needs 16 bits because the network is ruined without."""
     plan = candidate.plan
-    if not settings.words:
+    if not (settings.words and settings.rescued):
         return frozenset()
     ranges = _ranges(plan, rules(settings.observer, settings.percentile)[candidate.rule], settings)
 
