@@ -12,13 +12,16 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from edgebuild.core.errors import BundleError
+from edgebuild.core.tar import MAX_SIGNATURE
 
 UNTRUSTED = "untrusted comment: "
 TRUSTED = "trusted comment: "
 SIGNATURE_COMMENT = "signature from edgebuild"
+_SIGNATURE_COMMENTS = (SIGNATURE_COMMENT, "signature from minisign secret key")  # not signed: exactly one of these
 _PREHASHED, _ALGORITHM, _NO_KDF, _CHECKSUM = b"ED", b"Ed", b"\0\0", b"B2"
 _SECRET_BYTES = 158
-_SIGNATURE_HINT = "the bundle was damaged, or not signed by edgebuild; get it again from its source"
+_SIGNATURE_HINT = "the bundle was damaged, or signed neither by edgebuild nor by `minisign -S` without -c"
+_LEGACY_HINT = "sign with `minisign -S` of version 0.10 or later, without -l"
 _LINE_HINT = "a key is one line of base64, as `edgebuild keys show` prints it"
 _KEY_HINT = "expected a minisign secret key without a password: two lines, as `edgebuild keys new` writes them"
 
@@ -99,10 +102,15 @@ class Signature:
 
 def parse_signature(data: bytes) -> Signature:
     """Refuses every spelling but the canonical one."""
-    lines = _ascii_lines(data, "signature", _SIGNATURE_HINT)
-    if len(lines) != 4 or lines[0] != UNTRUSTED + SIGNATURE_COMMENT or not lines[2].startswith(TRUSTED):
-        raise BundleError("signature: not the four lines of a minisign signature from edgebuild", _SIGNATURE_HINT)
+    if len(data) > MAX_SIGNATURE:
+        raise BundleError(f"signature: {len(data)} bytes; the limit is {MAX_SIGNATURE}", _SIGNATURE_HINT)
+    lines = _ascii_lines(data, "signature", _SIGNATURE_HINT, tabs=True)
+    known = [UNTRUSTED + comment for comment in _SIGNATURE_COMMENTS]
+    if len(lines) != 4 or lines[0] not in known or not lines[2].startswith(TRUSTED):
+        raise BundleError("signature: not the four lines that edgebuild or minisign writes", _SIGNATURE_HINT)
     body, over_comment = (_decode(lines[i], size, "signature", _SIGNATURE_HINT) for i, size in ((1, 74), (3, 64)))
+    if body[:2] == _ALGORITHM:
+        raise BundleError("signature: one of minisign's legacy kind, which is not prehashed", _LEGACY_HINT)
     if body[:2] != _PREHASHED:
         raise BundleError("signature: not a prehashed Ed25519 signature", _SIGNATURE_HINT)
     return Signature(body[2:10], body[10:], lines[2][len(TRUSTED) :], over_comment)
@@ -185,7 +193,8 @@ def _decode(text: str, size: int, what: str, hint: str) -> bytes:
     return data
 
 
-def _ascii_lines(data: bytes, what: str, hint: str) -> list[str]:
-    if any(byte != 0x0A and not 0x20 <= byte <= 0x7E for byte in data) or not data.endswith(b"\n"):
+def _ascii_lines(data: bytes, what: str, hint: str, *, tabs: bool = False) -> list[str]:
+    allowed = b"\n\t" if tabs else b"\n"
+    if any(byte not in allowed and not 0x20 <= byte <= 0x7E for byte in data) or not data.endswith(b"\n"):
         raise BundleError(f"{what}: not lines of ASCII text", hint)
     return data.decode("ascii")[:-1].split("\n")

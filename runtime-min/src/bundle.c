@@ -1,6 +1,5 @@
 #include "bundle.h"
 
-#include <stdio.h>
 #include <string.h>
 #include <sys/types.h>
 
@@ -104,14 +103,6 @@ static eb_status read_short(const eb_feed *feed, const char *name, void *data, s
   return status;
 }
 
-static eb_status check_comment(const struct eb_manifest *manifest, eb_bytes comment, eb_error *error) {
-  char expected[192];
-  int length =
-      snprintf(expected, sizeof expected, "edgebuild %s %s %s", manifest->name, manifest->version, manifest->target);
-  if ((size_t)length == comment.size && memcmp(comment.data, expected, comment.size) == 0) return EB_OK;
-  return eb_fail(error, EB_REFUSED, damaged, "the signature's comment is not \"%s\"", expected);
-}
-
 /* Steps 1 to 3. */
 static eb_status read_manifest(struct eb_bundle *bundle, const eb_feed *feed, eb_bytes trust, eb_error *error) {
   struct eb_signature signature;
@@ -124,7 +115,6 @@ static eb_status read_manifest(struct eb_bundle *bundle, const eb_feed *feed, eb
   if (!status) status = eb_signature_parse(signature_file, &signature, error);
   if (!status) status = eb_signature_verify(&signature, text, trust, error);
   if (!status) status = eb_manifest_parse(bundle->manifest_text, text.size, &bundle->manifest, error);
-  if (!status) status = check_comment(&bundle->manifest, signature.comment, error);
   if (!status) eb_key_id_text(signature.key_id, bundle->signer);
   return status;
 }

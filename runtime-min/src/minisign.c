@@ -66,25 +66,48 @@ static bool equals(eb_bytes line, const char *text) {
   return line.size == strlen(text) && starts_with(line, text);
 }
 
-static bool parse_signature(eb_bytes file, struct eb_signature *signature) {
+/* SPEC 3: not signed, so exactly one of two. */
+static bool is_untrusted_comment(eb_bytes line) {
+  return equals(line, "untrusted comment: signature from edgebuild") ||
+         equals(line, "untrusted comment: signature from minisign secret key");
+}
+
+static bool is_text(eb_bytes bytes) {
+  const uint8_t *byte = bytes.data;
+  for (size_t i = 0; i < bytes.size; i++) {
+    if (byte[i] != '\t' && (byte[i] < 0x20 || byte[i] > 0x7e)) return false;
+  }
+  return true;
+}
+
+/* Sets `legacy` when the form is right but for the algorithm, minisign's older one. */
+static bool parse_signature(eb_bytes file, struct eb_signature *signature, bool *legacy) {
   static const char trusted[] = "trusted comment: ";
   struct eb_reader reader = eb_reader_of(file.data, file.size);
   eb_bytes line;
   uint8_t block[74];
-  if (!take_line(&reader, false, &line) || !equals(line, "untrusted comment: signature from edgebuild")) return false;
+  if (!take_line(&reader, false, &line) || !is_untrusted_comment(line)) return false;
   if (!take_line(&reader, false, &line) || !base64_decode(line, block, sizeof block)) return false;
+  *legacy = memcmp(block, "Ed", 2) == 0;
   if (memcmp(block, "ED", 2) != 0) return false;
   memcpy(signature->key_id, block + 2, sizeof signature->key_id);
   memcpy(signature->signature, block + 10, sizeof signature->signature);
   if (!take_line(&reader, false, &line) || !starts_with(line, trusted)) return false;
   signature->comment.data = (const uint8_t *)line.data + strlen(trusted);
   signature->comment.size = line.size - strlen(trusted);
+  if (!is_text(signature->comment)) return false;
   return take_line(&reader, false, &line) && base64_decode(line, signature->global_signature, 64) && reader.left == 0;
 }
 
 eb_status eb_signature_parse(eb_bytes file, struct eb_signature *signature, eb_error *error) {
-  if (file.size <= EB_SIGNATURE_BYTES_MAX && parse_signature(file, signature)) return EB_OK;
-  return eb_fail(error, EB_REFUSED, "sign the bundle with edgebuild", "the signature is malformed");
+  bool legacy = false;
+  if (file.size <= EB_SIGNATURE_BYTES_MAX && parse_signature(file, signature, &legacy)) return EB_OK;
+  if (legacy) {
+    return eb_fail(error, EB_REFUSED, "sign with minisign -S of version 0.10 or later, without -l",
+                   "the signature is one of minisign's legacy kind, which is not prehashed");
+  }
+  return eb_fail(error, EB_REFUSED, "sign the bundle with edgebuild, or with minisign -S without -c",
+                 "the signature is malformed");
 }
 
 /* The next key of a trust file; *found is false at its end. */

@@ -55,10 +55,30 @@ def test_a_key_that_takes_anothers_id_is_refused(sample) -> None:
 
 
 def test_a_signature_for_another_bundle_is_refused(sample) -> None:
-    text = manifest.serialize(sample.manifest)
-    signature = minisign.sign(text, sample.key, "edgebuild digits 1.0.1 x86_64-avx2")
+    other = manifest.serialize(dataclasses.replace(sample.manifest, version="1.0.1"))
+    signature = minisign.sign(other, sample.key, bundle.comment(sample.manifest))
     data = b"".join(bundle.pieces(sample.manifest, signature, sample.files))
-    refused(data, sample.trust, "names another bundle")
+    refused(data, sample.trust, "does not hold")
+
+
+def test_what_minisign_signed_is_a_bundle(sample, tmp_path: Path) -> None:
+    """With its default comments; no byte of it may change either."""
+    tool = shutil.which("minisign")
+    assert tool, "install Debian's package minisign"
+    (tmp_path / "key").write_bytes(sample.key.file())
+    (tmp_path / "manifest").write_bytes(manifest.serialize(sample.manifest))
+    subprocess.run([tool, "-Sm", "manifest", "-s", "key"], cwd=tmp_path, check=True, capture_output=True)
+    signature = (tmp_path / "manifest.minisig").read_bytes()
+    assert signature.startswith(b"untrusted comment: signature from minisign secret key\n")
+    assert b"\t" in signature
+    data = b"".join(bundle.pieces(sample.manifest, signature, sample.files))
+    assert bundle.read_bundle(data, sample.trust).signer == sample.key.public
+    at = data.index(signature)
+    for i in range(at, at + len(signature)):
+        for bit in range(8):
+            changed = bytearray(data)
+            changed[i] ^= 1 << bit
+            refused(bytes(changed), sample.trust)
 
 
 def test_files_of_another_order_are_refused(sample) -> None:

@@ -76,6 +76,10 @@ def test_an_unknown_key_is_named(key) -> None:
     ("old", "new"),
     [
         (b"untrusted comment: signature from edgebuild", b"untrusted comment: signature"),
+        (b"untrusted comment: signature from edgebuild", b"untrusted comment: signature from minisign"),
+        (b"untrusted comment: signature from edgebuild", b"untrusted comment: signature\tfrom edgebuild"),
+        (b"edgebuild digits", b"edgebuild\tdigits"),
+        (b"edgebuild digits", b"edgebuild\vdigits"),
         (b"\n", b"\r\n"),
         (b"=\n", b"\n"),
         (b"trusted comment: edgebuild", b"trusted comment:  edgebuild"),
@@ -86,6 +90,34 @@ def test_another_spelling_is_refused(key, old: bytes, new: bytes) -> None:
     assert old in signature
     with pytest.raises(BundleError):
         minisign.verify(MESSAGE, signature.replace(old, new), {key.key_id: key.public})
+
+
+@pytest.mark.parametrize("arguments", [[], ["-t", "any words, \ttabs too ~"], ["-t", " "]])
+def test_what_minisign_signs_is_accepted(tmp_path: Path, key, arguments: list[str]) -> None:
+    (tmp_path / "manifest").write_bytes(MESSAGE)
+    (tmp_path / "key").write_bytes(key.file())
+    assert run_minisign("-Sm", "manifest", "-s", "key", *arguments, cwd=tmp_path).returncode == 0
+    signature = (tmp_path / "manifest.minisig").read_bytes()
+    signer, comment = minisign.verify(MESSAGE, signature, {key.key_id: key.public})
+    assert signer == key.public
+    assert comment == arguments[1] if arguments else comment.startswith("timestamp:")
+
+
+def test_a_legacy_signature_is_named(tmp_path: Path, key) -> None:
+    (tmp_path / "manifest").write_bytes(MESSAGE)
+    (tmp_path / "key").write_bytes(key.file())
+    assert run_minisign("-S", "-l", "-m", "manifest", "-s", "key", cwd=tmp_path).returncode == 0
+    with pytest.raises(BundleError, match="minisign's legacy kind, which is not prehashed") as caught:
+        minisign.parse_signature((tmp_path / "manifest.minisig").read_bytes())
+    assert "without -l" in caught.value.hint
+
+
+def test_a_signature_over_the_limit_is_refused(key) -> None:
+    whole = minisign.sign(MESSAGE, key, "x" * (1024 - len(minisign.sign(MESSAGE, key, ""))))
+    assert len(whole) == 1024
+    minisign.parse_signature(whole)
+    with pytest.raises(BundleError, match="1025 bytes; the limit is 1024"):
+        minisign.parse_signature(whole.replace(b"xx", b"xxx", 1))
 
 
 def test_stray_bits_of_base64_are_refused(key) -> None:

@@ -9,6 +9,8 @@ import pytest
 import tiny
 from machine import HOST, QEMU_AARCH64, QEMU_RISCV64, Machine
 
+from edgebuild.core.minisign import SecretKey
+
 OK, INPUT, REFUSED, CHECK, UNSUPPORTED, IO = range(6)
 OTHER_KEY = tiny.Key.new(2)
 
@@ -49,10 +51,58 @@ def test_changed_trusted_comment(checked: Machine, bundle: tiny.Bundle) -> None:
     refused(checked, data, REFUSED, "the signature does not hold")
 
 
-def test_signed_comment_of_another_release(checked: Machine, bundle: tiny.Bundle) -> None:
-    runs(checked, bundle)
-    data = bundle.but(comment="edgebuild tiny 2.0.0 test").build()
-    refused(checked, data, REFUSED, 'the signature\'s comment is not "edgebuild tiny 1.0.0 test"')
+def signed_by_minisign(folder: Path, manifest: bytes, *arguments: str) -> bytes:
+    """What Debian's minisign writes for `tiny.KEY`."""
+    (folder / "manifest").write_bytes(manifest)
+    (folder / "key").write_bytes(SecretKey(tiny.KEY.key_id, bytes(tiny.KEY.signing)).file())
+    command = ["minisign", "-S", *arguments, "-m", "manifest", "-s", "key"]
+    subprocess.run(command, cwd=folder, check=True, capture_output=True)
+    return (folder / "manifest.minisig").read_bytes()
+
+
+def resigned(bundle: tiny.Bundle, signature: bytes) -> bytes:
+    members = [("manifest", bundle.manifest()), ("manifest.minisig", signature), *bundle.files()]
+    return b"".join(tiny.member(name, data) for name, data in members) + bytes(1024)
+
+
+@pytest.mark.parametrize("arguments", [(), ("-t", "any words ~\tand tabs"), ("-t", " ")])
+def test_what_minisign_signed_runs(
+    checked: Machine, bundle: tiny.Bundle, tmp_path: Path, arguments: tuple[str, ...]
+) -> None:
+    signature = signed_by_minisign(tmp_path, bundle.manifest(), *arguments)
+    done = checked.run(resigned(bundle, signature), "--check")
+    assert (done.returncode, done.stderr) == (OK, "")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("-l",), "the signature is one of minisign's legacy kind, which is not prehashed"),
+        (("-c", "signature from me"), "the signature is malformed"),
+        (("-t", "grüße"), "the signature is malformed"),
+        (("-t", "x" * 900), "manifest.minisig is over 1024 bytes"),
+    ],
+)
+def test_what_minisign_signed_otherwise(
+    checked: Machine, bundle: tiny.Bundle, tmp_path: Path, arguments: tuple[str, ...], message: str
+) -> None:
+    signature = signed_by_minisign(tmp_path, bundle.manifest(), *arguments)
+    refused(checked, resigned(bundle, signature), REFUSED, message)
+
+
+def test_no_bit_of_a_signature_of_minisign_may_change(
+    sanitized: Path, checked: Machine, bundle: tiny.Bundle, tmp_path: Path
+) -> None:
+    """The untrusted comment too, which no signature covers."""
+    signature = signed_by_minisign(tmp_path, bundle.manifest())
+    data = [resigned(bundle, signature)]
+    for i in range(8 * len(signature)):
+        changed = bytearray(signature)
+        changed[i // 8] ^= 1 << i % 8
+        data.append(resigned(bundle, bytes(changed)))
+    first, *others = load_all(sanitized, checked, data)
+    assert first == "ok"
+    assert [line for line in others if not line.startswith("refused ")] == []
 
 
 def test_unknown_key(checked: Machine, bundle: tiny.Bundle) -> None:
