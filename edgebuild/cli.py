@@ -334,6 +334,10 @@ def keys_new(
             metavar="FILE", help="Default: the development key, which this machine then trusts.", show_default=False
         ),
     ] = None,
+    password: Annotated[
+        bool,
+        typer.Option("--password", help="Protect it by a password: typed, or from $EDGEBUILD_KEY_PASSWORD."),
+    ] = False,
 ) -> None:
     """Make a signing key: FILE (secret) and FILE.pub, in minisign's formats."""
     from edgebuild.core import keys, minisign
@@ -341,12 +345,13 @@ def keys_new(
     path = out or keys.development_key_path()
     if path.exists():
         raise UsageError(f"{path}: exists already", "keep it, or choose another name with --out FILE")
+    chosen = keys.new_password() if password else b""
     with _disk_errors(path):
         if out is None:
-            keys.development_key()
+            keys.development_key(chosen)
         else:
-            keys.write_new(path, minisign.generate())
-    public = keys.load_public(path)
+            keys.write_new(path, minisign.generate(), chosen)
+    public = keys.load_public(path.with_name(path.name + ".pub"))
     sys.stdout.write(f"{path}: keep it secret\n{path}.pub: key {public.name}, for trust files\n")
 
 

@@ -1,15 +1,19 @@
-"""Where keys and trust lie on this machine, and the development key that is made when there is none."""
+"""Where keys and trust lie on this machine, their passwords, and the development key, made when there is none."""
 
+import getpass
 import os
+import sys
 import tempfile
+from contextlib import suppress
 from pathlib import Path
 
 from edgebuild.core import minisign
-from edgebuild.core.errors import BundleError, EnvironmentProblem
+from edgebuild.core.errors import BundleError, EnvironmentProblem, UsageError
 from edgebuild.core.minisign import PublicKey, SecretKey
 from edgebuild.core.trust import Trust, parse_trust
 
 KEY_VARIABLE = "EDGEBUILD_KEY"
+PASSWORD_VARIABLE = "EDGEBUILD_KEY_PASSWORD"  # noqa: S105 - its name
 MAKE_KEY = "`edgebuild keys new --out FILE` makes a key"
 MAKE_TRUST = "`edgebuild keys show > FILE` writes one that trusts your development key"
 
@@ -28,10 +32,12 @@ def user_trust_path() -> Path:
     return config_dir() / "trust"
 
 
-def load_secret(path: Path) -> SecretKey:
-    """A minisign secret key file without a password."""
+def load_secret(path: Path, password: bytes = b"") -> SecretKey:
+    """A minisign secret key file; where it is protected and no password is given, it is asked for."""
     data = _read(path, "key file", MAKE_KEY)
     try:
+        if minisign.is_protected(data):
+            return minisign.parse_secret_file(data, password or _password())
         return minisign.parse_secret_file(data)
     except BundleError as error:
         raise BundleError(f"{path}: {error.message}", error.hint) from error
@@ -40,12 +46,14 @@ def load_secret(path: Path) -> SecretKey:
 def load_public(path: Path) -> PublicKey:
     """The public half of a public or a secret key file."""
     data = _read(path, "key file", MAKE_KEY)
-    for parse in (minisign.parse_public_file, lambda data: minisign.parse_secret_file(data).public):
-        try:
-            return parse(data)
-        except BundleError:
-            continue
-    raise BundleError(f"{path}: not a minisign key", "expected two lines: `untrusted comment: …` and base64")
+    with suppress(BundleError):
+        return minisign.parse_public_file(data)
+    try:
+        minisign.is_protected(data)
+    except BundleError as error:
+        hint = "expected two lines: `untrusted comment: …` and base64"
+        raise BundleError(f"{path}: not a minisign key", hint) from error
+    return load_secret(path).public
 
 
 def load_trust(path: Path) -> Trust:
@@ -63,25 +71,54 @@ def signing_key(chosen: Path | None) -> SecretKey:
     return load_secret(chosen) if chosen else development_key()
 
 
-def development_key() -> SecretKey:
-    """The development key; a new one is trusted on this machine, like one made by hand."""
+def development_key(password: bytes = b"") -> SecretKey:
+    """The development key; a new one is trusted on this machine, like one made by hand, and protected if asked for."""
     path = development_key_path()
     made = not path.exists()
     if made:
-        write_new(path, minisign.generate())
-    key = load_secret(path)
+        write_new(path, minisign.generate(), password)
+    key = load_secret(path, password)
     if made or not user_trust_path().exists():  # a key that was taken out of the trust file on purpose stays out
         add_trust(user_trust_path(), key.public)
     return key
 
 
-def write_new(path: Path, key: SecretKey) -> None:
+def new_password() -> bytes:
+    """The password for a new key: $EDGEBUILD_KEY_PASSWORD, else typed twice."""
+    if given := os.environ.get(PASSWORD_VARIABLE):
+        return os.fsencode(given)
+    first = _typed("Password: ")
+    if not first:
+        raise UsageError("the password is empty", "without --password the key is not protected")
+    if _typed("Password (one more time): ") != first:
+        raise UsageError("the two passwords differ", "type the same one twice")
+    return first
+
+
+def _password() -> bytes:
+    given = os.environ.get(PASSWORD_VARIABLE)
+    return os.fsencode(given) if given else _typed("Password: ")
+
+
+def _typed(prompt: str) -> bytes:
+    if not sys.stdin.isatty():
+        raise BundleError(
+            "the key needs a password, and there is no terminal to ask on", f"put it into ${PASSWORD_VARIABLE}"
+        )
+    try:
+        return os.fsencode(getpass.getpass(prompt))
+    except EOFError as error:
+        raise BundleError("no password was typed", f"type it, or put it into ${PASSWORD_VARIABLE}") from error
+
+
+def write_new(path: Path, key: SecretKey, password: bytes = b"") -> None:
     """Writes the key (mode 0600) and `path`.pub beside it. An existing file stays as it is."""
+    content = key.file(password)
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, temporary = tempfile.mkstemp(prefix=".key-", dir=path.parent)
     try:
         with os.fdopen(handle, "wb") as file:
-            file.write(key.file())
+            file.write(content)
         try:
             os.link(temporary, path)  # never replaces a key that another process made meanwhile
         except FileExistsError:

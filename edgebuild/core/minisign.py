@@ -1,7 +1,7 @@
 """SPEC section 3 and minisign's key files: Ed25519 over BLAKE2b-512, in four lines of text.
 
-Formats: https://jedisct1.github.io/minisign/ (signature, public key) and minisign's `SeckeyStruct` (secret key without
-a password, as `minisign -G -W` writes it).
+Formats: https://jedisct1.github.io/minisign/ (signature, public key) and minisign's `SeckeyStruct` (secret key, with a
+password as `minisign -G` writes it and without as `minisign -G -W` does).
 """
 
 import base64
@@ -11,6 +11,7 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from edgebuild.core import scrypt
 from edgebuild.core.errors import BundleError
 from edgebuild.core.tar import MAX_SIGNATURE
 
@@ -18,12 +19,12 @@ UNTRUSTED = "untrusted comment: "
 TRUSTED = "trusted comment: "
 SIGNATURE_COMMENT = "signature from edgebuild"
 _SIGNATURE_COMMENTS = (SIGNATURE_COMMENT, "signature from minisign secret key")  # not signed: exactly one of these
-_PREHASHED, _ALGORITHM, _NO_KDF, _CHECKSUM = b"ED", b"Ed", b"\0\0", b"B2"
-_SECRET_BYTES = 158
+_PREHASHED, _ALGORITHM, _NO_KDF, _SCRYPT, _CHECKSUM = b"ED", b"Ed", b"\0\0", b"Sc", b"B2"
+_SECRET_BYTES, _SALT_BYTES = 158, 32
 _SIGNATURE_HINT = "the bundle was damaged, or signed neither by edgebuild nor by `minisign -S` without -c"
 _LEGACY_HINT = "sign with `minisign -S` of version 0.10 or later, without -l"
 _LINE_HINT = "a key is one line of base64, as `edgebuild keys show` prints it"
-_KEY_HINT = "expected a minisign secret key without a password: two lines, as `edgebuild keys new` writes them"
+_KEY_HINT = "expected a minisign secret key: two lines, as `edgebuild keys new` writes them"
 
 
 @dataclass(frozen=True)
@@ -66,11 +67,23 @@ class SecretKey:
 
         return bytes(SigningKey(self.seed).sign(message).signature)
 
-    def file(self) -> bytes:
-        """The secret key file of minisign, without a password."""
-        # Salt, limits and checksum serve the password; minisign leaves them zero without one.
-        body = _ALGORITHM + _NO_KDF + _CHECKSUM + bytes(48) + self.key_id + self.seed + self.public.key + bytes(32)
-        return f"{UNTRUSTED}minisign secret key {self.public.name}\n{_encode(body)}\n".encode()
+    def sign(self, message: bytes, comment: str) -> bytes:
+        """The four lines; `comment` is the trusted comment."""
+        return sign(message, self, comment)
+
+    def file(self, password: bytes = b"", limits: scrypt.Limits = scrypt.Limits()) -> bytes:  # noqa: B008 - frozen
+        """The secret key file of minisign, protected when there is a password."""
+        public = self.public
+        secret = self.key_id + self.seed + public.key
+        if password:
+            salt = os.urandom(_SALT_BYTES)
+            body = _SCRYPT + _CHECKSUM + salt + limits.to_bytes()
+            body += _sealed(secret + _checksum(secret), password, salt, limits)
+            what = f"encrypted secret key {public.name}"
+        else:  # salt, limits and checksum serve the password; minisign leaves them zero without one
+            body = _NO_KDF + _CHECKSUM + bytes(_SALT_BYTES + 16) + secret + bytes(32)
+            what = f"secret key {public.name}"
+        return f"{UNTRUSTED}minisign {what}\n{_encode(_ALGORITHM + body)}\n".encode()
 
 
 def generate() -> SecretKey:
@@ -156,8 +169,28 @@ def parse_public_file(data: bytes) -> PublicKey:
     return parse_public_line(lines[1])
 
 
-def parse_secret_file(data: bytes) -> SecretKey:
-    """The secret key file of minisign; one with a password is refused."""
+def is_protected(data: bytes) -> bool:
+    """Whether a secret key file asks for a password. Raises BundleError for what is no secret key."""
+    return _secret_body(data)[2:4] == _SCRYPT
+
+
+def parse_secret_file(data: bytes, password: bytes | None = None) -> SecretKey:
+    """The secret key file of minisign; the password is used where the file is protected by one."""
+    body = _secret_body(data)
+    secret = body[54:]
+    if body[2:4] == _SCRYPT:
+        if password is None:
+            raise BundleError("the secret key is protected by a password", "give the password")
+        secret = _sealed(secret, password, body[6:38], scrypt.Limits.from_bytes(body[38:54]))
+        if _checksum(secret[:72]) != secret[72:]:
+            raise BundleError("wrong password, or the secret key is damaged", "give the one that the key was made with")
+    key = SecretKey(secret[:8], secret[8:40])
+    if key.public.key != secret[40:72]:
+        raise BundleError("the secret key is damaged: its two halves do not fit", _KEY_HINT)
+    return key
+
+
+def _secret_body(data: bytes) -> bytes:
     try:
         lines = _ascii_lines(data, "secret key", _KEY_HINT)
         if len(lines) != 2 or not lines[0].startswith(UNTRUSTED):
@@ -165,14 +198,19 @@ def parse_secret_file(data: bytes) -> SecretKey:
         body = _decode(lines[1], _SECRET_BYTES, "secret key", _KEY_HINT)
     except BundleError as error:
         raise BundleError("not a minisign secret key", _KEY_HINT) from error
-    if body[:2] != _ALGORITHM or body[4:6] != _CHECKSUM:
+    if body[:2] != _ALGORITHM or body[2:4] not in (_NO_KDF, _SCRYPT) or body[4:6] != _CHECKSUM:
         raise BundleError("not a minisign secret key", _KEY_HINT)
-    if body[2:4] != _NO_KDF:
-        raise BundleError("the secret key is protected by a password", _KEY_HINT)
-    key = SecretKey(body[54:62], body[62:94])
-    if key.public.key != body[94:126]:
-        raise BundleError("the secret key is damaged: its two halves do not fit", _KEY_HINT)
-    return key
+    return body
+
+
+def _sealed(secret: bytes, password: bytes, salt: bytes, limits: scrypt.Limits) -> bytes:
+    """`secret` under the key stream of the password; once more gives it back."""
+    stream = scrypt.key_stream(password, salt, limits, len(secret))
+    return bytes(a ^ b for a, b in zip(secret, stream, strict=True))
+
+
+def _checksum(secret: bytes) -> bytes:
+    return hashlib.blake2b(_ALGORITHM + secret, digest_size=32).digest()
 
 
 def _prehash(message: bytes) -> bytes:

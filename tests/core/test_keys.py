@@ -1,16 +1,18 @@
+import os
 import stat
 from pathlib import Path
 
 import pytest
 
-from edgebuild.core import keys, minisign
-from edgebuild.core.errors import BundleError
+from edgebuild.core import keys, minisign, scrypt
+from edgebuild.core.errors import BundleError, UsageError
 
 
 @pytest.fixture(autouse=True)
 def config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
     monkeypatch.delenv("EDGEBUILD_KEY", raising=False)
+    monkeypatch.delenv("EDGEBUILD_KEY_PASSWORD", raising=False)
     return tmp_path / "edgebuild"
 
 
@@ -54,7 +56,7 @@ def test_a_key_file_of_a_wrong_format_is_named(tmp_path: Path) -> None:
     path.write_text("-----BEGIN PRIVATE KEY-----\n")
     with pytest.raises(BundleError, match=f"{path}: not a minisign secret key") as caught:
         keys.signing_key(path)
-    assert "expected a minisign secret key without a password" in caught.value.hint
+    assert "expected a minisign secret key" in caught.value.hint
 
 
 def test_a_missing_key_file_is_named(tmp_path: Path) -> None:
@@ -65,3 +67,59 @@ def test_a_missing_key_file_is_named(tmp_path: Path) -> None:
 def test_a_public_key_is_found_in_either_file(tmp_path: Path, key) -> None:
     keys.write_new(tmp_path / "k", key)
     assert keys.load_public(tmp_path / "k") == keys.load_public(tmp_path / "k.pub") == key.public
+
+
+@pytest.fixture
+def protected(tmp_path: Path, key) -> Path:
+    path = tmp_path / "protected.key"
+    path.write_bytes(key.file(b"swordfish", scrypt.Limits(1 << 15, 1 << 24)))
+    return path
+
+
+def typing(monkeypatch: pytest.MonkeyPatch, *words: str) -> list[str]:
+    """A terminal at which `words` are typed; the prompts that were shown."""
+    prompts: list[str] = []
+    answers = iter(words)
+
+    def typed(prompt: str) -> str:
+        prompts.append(prompt)
+        return next(answers)
+
+    monkeypatch.setattr("sys.stdin.isatty", lambda: True, raising=False)
+    monkeypatch.setattr("getpass.getpass", typed)
+    return prompts
+
+
+def test_a_password_comes_from_the_environment(protected: Path, key, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("EDGEBUILD_KEY_PASSWORD", "swordfish")
+    assert keys.signing_key(protected) == key
+    assert keys.load_public(protected) == key.public
+    monkeypatch.setenv("EDGEBUILD_KEY_PASSWORD", "shark")
+    for load in (keys.load_secret, keys.load_public):
+        with pytest.raises(BundleError, match=r"protected\.key: wrong password"):
+            load(protected)
+
+
+def test_a_password_is_asked_for(protected: Path, key, monkeypatch: pytest.MonkeyPatch) -> None:
+    prompts = typing(monkeypatch, "swordfish")
+    assert keys.load_secret(protected) == key
+    assert len(prompts) == 1
+
+
+def test_without_a_terminal_the_variable_is_named(protected: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.stdin", Path(os.devnull).open())  # noqa: SIM115
+    with pytest.raises(BundleError, match=r"protected\.key: the key needs a password, and there is no term") as caught:
+        keys.load_secret(protected)
+    assert "$EDGEBUILD_KEY_PASSWORD" in caught.value.hint
+
+
+def test_a_new_password_is_typed_twice(monkeypatch: pytest.MonkeyPatch) -> None:
+    prompts = typing(monkeypatch, "a", "a")
+    assert keys.new_password() == b"a"
+    assert len(prompts) == 2
+    typing(monkeypatch, "a", "b")
+    with pytest.raises(UsageError, match="the two passwords differ"):
+        keys.new_password()
+    typing(monkeypatch, "")
+    with pytest.raises(UsageError, match="the password is empty"):
+        keys.new_password()

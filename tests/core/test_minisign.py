@@ -1,3 +1,4 @@
+import base64
 import shutil
 import subprocess
 from pathlib import Path
@@ -5,18 +6,19 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from nacl.bindings import nacl_bindings_pick_scrypt_params
 
-from edgebuild.core import minisign
+from edgebuild.core import minisign, scrypt
 from edgebuild.core.errors import BundleError
 
 COMMENT = "edgebuild digits 1.0.0 host"
 MESSAGE = b"edgebuild-manifest 1\n"
 
 
-def run_minisign(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
+def run_minisign(*arguments: str, cwd: Path, typed: str = "") -> subprocess.CompletedProcess[str]:
     tool = shutil.which("minisign")
     assert tool, "install Debian's package minisign"
-    return subprocess.run([tool, *arguments], cwd=cwd, capture_output=True, text=True, check=False)
+    return subprocess.run([tool, *arguments], cwd=cwd, input=typed, capture_output=True, text=True, check=False)
 
 
 def test_minisign_verifies_ours(tmp_path: Path, key) -> None:
@@ -139,10 +141,70 @@ def test_a_file_that_is_not_a_key(data: bytes) -> None:
         minisign.parse_public_file(data)
 
 
-def test_a_key_with_a_password_is_refused(key) -> None:
-    with_kdf = key.file().replace(b"RWQAA", b"RWRTY")
+CHEAP = scrypt.Limits(1 << 15, 1 << 24)
+
+
+def test_a_protected_key(key) -> None:
+    data = key.file(b"correct horse", CHEAP)
+    assert minisign.is_protected(data)
+    assert not minisign.is_protected(key.file())
+    assert minisign.parse_secret_file(data, b"correct horse") == key
+    assert minisign.parse_secret_file(key.file(), b"not asked for") == key
+    assert key.file(b"correct horse", CHEAP) != data  # another salt
     with pytest.raises(BundleError, match="protected by a password"):
-        minisign.parse_secret_file(with_kdf)
+        minisign.parse_secret_file(data)
+    for wrong in (b"", b"correct hors", b"correct horse\n"):
+        with pytest.raises(BundleError, match="wrong password, or the secret key is damaged"):
+            minisign.parse_secret_file(data, wrong)
+
+
+def test_no_bit_of_a_protected_key_may_change(key) -> None:
+    """The limits are left out: changed ones may ask for much work."""
+    head, line, _ = key.file(b"pw", CHEAP).split(b"\n")
+    body = base64.b64decode(line)
+    for at in [*range(38), *range(54, 158, 5)]:
+        changed = bytearray(body)
+        changed[at] ^= 0x10
+        with pytest.raises(BundleError):
+            minisign.parse_secret_file(head + b"\n" + base64.b64encode(changed) + b"\n", b"pw")
+
+
+def test_a_protected_key_of_ours_signs_in_minisign(tmp_path: Path, key) -> None:
+    (tmp_path / "manifest").write_bytes(MESSAGE)
+    for limits in (CHEAP, scrypt.Limits(1 << 20, 1 << 24), scrypt.Limits(1 << 22, 1 << 20), scrypt.Limits(0, 0)):
+        (tmp_path / "key").write_bytes(key.file("pässword".encode(), limits))
+        sign = ("-Sm", "manifest", "-s", "key")
+        assert run_minisign(*sign, cwd=tmp_path, typed="pässword\n").returncode == 0
+        signature = (tmp_path / "manifest.minisig").read_bytes()
+        assert minisign.verify(MESSAGE, signature, {key.key_id: key.public})[0] == key.public
+        assert "Wrong password" in run_minisign(*sign, cwd=tmp_path, typed="password\n").stderr
+
+
+def test_a_protected_key_of_minisign_is_read_and_ours_has_its_limits(tmp_path: Path) -> None:
+    made = run_minisign("-G", "-s", "key", "-p", "key.pub", cwd=tmp_path, typed="a b\na b\n")
+    assert made.returncode == 0
+    data = (tmp_path / "key").read_bytes()
+    assert minisign.is_protected(data)
+    secret = minisign.parse_secret_file(data, b"a b")
+    assert minisign.parse_public_file((tmp_path / "key.pub").read_bytes()) == secret.public
+    assert base64.b64decode(data.split(b"\n")[1])[38:54] == scrypt.Limits().to_bytes()
+
+
+@pytest.mark.parametrize("limits", [scrypt.Limits(1 << 25, (1 << 30) + 1), scrypt.Limits((1 << 25) + 1, 1 << 20)])
+def test_a_hostile_key_file_costs_nothing(key, limits: scrypt.Limits, monkeypatch: pytest.MonkeyPatch) -> None:
+    head, line, _ = key.file(b"pw", CHEAP).split(b"\n")
+    body = base64.b64decode(line)
+    data = head + b"\n" + base64.b64encode(body[:38] + limits.to_bytes() + body[54:]) + b"\n"
+    monkeypatch.setattr("hashlib.scrypt", None)
+    with pytest.raises(BundleError, match=f"asks for {limits.memory} bytes of memory"):
+        minisign.parse_secret_file(data, b"pw")
+
+
+@given(st.integers(0, 1 << 25), st.integers(0, 1 << 30))
+def test_scrypt_parameters_are_libsodiums(operations: int, memory: int) -> None:
+    """PyNaCl has a copy of pickparams."""
+    log_n, r, p = nacl_bindings_pick_scrypt_params(operations, memory)
+    assert scrypt.Limits(operations, memory).parameters() == (1 << log_n, r, p)
 
 
 def test_two_halves_that_do_not_fit(key) -> None:
