@@ -19,6 +19,10 @@ from edgebuild.core.errors import BundleError, EdgebuildError, EnvironmentProble
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from edgebuild.core.bundle import Bundle
+    from edgebuild.core.signer import Signer
+    from edgebuild.core.trust import Trust
+
 DEBUG_VARIABLE = "EDGEBUILD_DEBUG"
 INTERNAL_ERROR = 70
 INTERRUPTED = 130
@@ -40,6 +44,15 @@ keys_app = typer.Typer(help="Make and show signing keys.")
 app.add_typer(keys_app, name="keys")
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")]
+SignerCommand = Annotated[
+    str | None,
+    typer.Option(
+        "--signer",
+        metavar="COMMAND",
+        help="A program that signs: it gets the manifest on standard input and prints a minisign signature.",
+        show_default=False,
+    ),
+]
 BundleFile = Annotated[Path, typer.Argument(metavar="BUNDLE", help="An .ebundle file.", show_default=False)]
 
 
@@ -160,6 +173,7 @@ def compile_(
             metavar="FILE", help="Signing key. Default: $EDGEBUILD_KEY, else a development key.", show_default=False
         ),
     ] = None,
+    signer: SignerCommand = None,
     weights: Annotated[
         Path | None,
         typer.Option(metavar="FILE", help="Weights (.safetensors) instead of the recipe's.", show_default=False),
@@ -209,7 +223,6 @@ def compile_(
     from dataclasses import replace
 
     from edgebuild import pipeline, projects
-    from edgebuild.core import keys
     from edgebuild.core.disk import prepare_folder
     from edgebuild.core.target_file import load_target
 
@@ -221,14 +234,17 @@ def compile_(
     job = pipeline.Job(
         chosen, load_target(target), *identity, untrained=untrained, tune=seconds, update_lock=update_lock
     )
-    secret = keys.signing_key(key)
+    chosen_signer, trusted = _signer(key, signer, None, None)
     prepare_folder(out)
     with _progress(plain=not as_json) as listener:
-        result = pipeline.build(job, secret, listener)
+        result = pipeline.build(job, chosen_signer, listener)
         if baseline:
             from edgebuild.bench.session import with_baseline
+            from edgebuild.core.bundle import read_bundle
 
-            result = with_baseline(result, chosen, secret)
+            signed_by = read_bundle(result.bundle, trusted).signer
+            assert signed_by is not None
+            result = with_baseline(result, chosen, signed_by)
         path = pipeline.write_output(result, out)
     if as_json:
         _print_json(result.report)
@@ -316,6 +332,74 @@ def verify(
     data, trusted = _read(bundle), load_trust(trust)
     with _naming(bundle):
         found = read_bundle(data, trusted)
+    _print_verified(found, as_json=as_json)
+
+
+@app.command(epilog=EXIT_CODES)
+def sign(
+    bundle: BundleFile,
+    key: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE", help="Signing key. Default: $EDGEBUILD_KEY, else the development key.", show_default=False
+        ),
+    ] = None,
+    signer: SignerCommand = None,
+    signature: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="A signature made elsewhere: tar -xf BUNDLE manifest && minisign -Sm manifest.",
+            show_default=False,
+        ),
+    ] = None,
+    trust: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE", help="Trust file that must list the key of --signer, --signature; default: yours."
+        ),
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Default: the bundle itself is replaced.", show_default=False)
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Sign a bundle again, with another key; nothing else of it changes."""
+    from edgebuild.core.bundle import read_unverified
+    from edgebuild.core.disk import write_together
+    from edgebuild.stages.sign import sign_again
+
+    path = out or bundle
+    data = _read(bundle)
+    with _naming(bundle):
+        read = read_unverified(data)
+    chosen, trusted = _signer(key, signer, signature, trust)
+    with _naming(bundle):
+        signed, found = sign_again(read, chosen, trusted)
+    write_together(path.parent, {path.name: signed})
+    _print_verified(found, as_json=as_json)
+
+
+def _signer(
+    key: Path | None, command: str | None, signature: Path | None, trust: Path | None
+) -> "tuple[Signer, Trust]":
+    """The one that was chosen, and the keys that its signature may be of."""
+    from edgebuild.core import keys
+    from edgebuild.core.signer import CommandSigner, SignatureFile
+
+    if sum(choice is not None for choice in (key, command, signature)) > 1:
+        raise UsageError("more than one signer", "choose one of --key, --signer and --signature")
+    if command is None and signature is None:
+        secret = keys.signing_key(key)
+        return secret, {secret.key_id: secret.public}
+    trusted = keys.load_trust(trust or keys.user_trust_path())
+    if command is not None:
+        return CommandSigner(command, trusted), trusted
+    assert signature is not None
+    return SignatureFile(signature, trusted), trusted
+
+
+def _print_verified(found: "Bundle", *, as_json: bool) -> None:
     assert found.signer is not None
     manifest = found.manifest
     if as_json:

@@ -28,7 +28,7 @@ def run(listener: pipeline.Listener, out: Path = OUT) -> list[tuple[str, str]]:
     recipe = projects.resolve(projects.DEFAULT, projects.Overrides())
     job = pipeline.Job(recipe, load_target("host"), recipe.name, recipe.version)
     key = keys.signing_key(None)
-    result = with_baseline(pipeline.build(job, key, listener), recipe, key)
+    result = with_baseline(pipeline.build(job, key, listener), recipe, key.public)
     out.mkdir(parents=True, exist_ok=True)
     bundle = pipeline.write_output(result, out)
     right, total, latency = _labels(bundle)

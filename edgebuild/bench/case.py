@@ -13,7 +13,7 @@ from edgebuild.core import digest, keys
 from edgebuild.core.bundle import Bundle, read_unverified
 from edgebuild.core.calibration import find_set, load_set
 from edgebuild.core.errors import BundleError, EnvironmentProblem, UsageError
-from edgebuild.core.minisign import SecretKey
+from edgebuild.core.minisign import PublicKey, SecretKey
 from edgebuild.core.plan import Plan, read_plan
 from edgebuild.core.recipe import Recipe
 from edgebuild.core.target_file import host_features, load_target
@@ -100,16 +100,16 @@ def of_asked(asked: Asked, folder: Path, key: SecretKey, listener: pipeline.List
     recipe, target = asked.recipe(), load_target(asked.target)
     check_runs_here(f"{recipe.name} for {target.name}", target.arch, target.features)
     job = pipeline.Job(recipe, target, recipe.name, recipe.version, untrained=asked.untrained)
-    return of_result(pipeline.build(job, key, listener), recipe, folder, key, _source(asked, recipe))
+    return of_result(pipeline.build(job, key, listener), recipe, folder, key.public, _source(asked, recipe))
 
 
 def of_result(
-    result: pipeline.Result, recipe: Recipe, folder: Path, key: SecretKey, source: dict[str, Any] | None = None
+    result: pipeline.Result, recipe: Recipe, folder: Path, key: PublicKey, source: dict[str, Any] | None = None
 ) -> Case:
     """A finished build, signed with `key`, and real samples of its calibration set."""
     bundle, trust = folder / "bench.ebundle", folder / "trust"
     bundle.write_bytes(result.bundle)
-    trust.write_bytes(key.public.file())
+    trust.write_bytes(key.file())
     read = read_unverified(result.bundle)
     assert recipe.calibration.set is not None
     chosen = load_set(find_set(recipe.calibration.set, recipe.folder))

@@ -9,7 +9,7 @@ from typing import Any, Protocol
 from edgebuild import pipeline
 from edgebuild.bench import measure
 from edgebuild.bench.case import Asked, of_asked, of_result
-from edgebuild.core.minisign import SecretKey
+from edgebuild.core.minisign import PublicKey, SecretKey
 from edgebuild.core.recipe import Recipe
 
 
@@ -30,7 +30,7 @@ def _one(asked: Asked, settings: measure.Settings, key: SecretKey, listener: Lis
         return measure.bench(of_asked(asked, Path(folder), key, listener), settings, listener)
 
 
-def with_baseline(result: pipeline.Result, recipe: Recipe, key: SecretKey) -> pipeline.Result:
+def with_baseline(result: pipeline.Result, recipe: Recipe, key: PublicKey) -> pipeline.Result:
     """`result`, with `baseline` in its report: one thread of ours and of ONNX Runtime on the same graph, in turns."""
     with tempfile.TemporaryDirectory(prefix="edgebuild-bench-") as folder:
         found = measure.baseline(of_result(result, recipe, Path(folder), key))

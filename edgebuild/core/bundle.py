@@ -33,7 +33,9 @@ def file_rows(files: Mapping[str, bytes]) -> tuple[File, ...]:
     return tuple(File(len(data), sha256(data), path) for path, data in files.items())
 
 
-def pieces(manifest: Manifest, signature: bytes, files: Mapping[str, bytes]) -> Iterator[bytes | memoryview]:
+def pieces(
+    manifest: Manifest, signature: bytes, files: Mapping[str, bytes | memoryview]
+) -> Iterator[bytes | memoryview]:
     """The bundle's bytes, piece by piece; `files` holds every path of the manifest."""
     members: list[tuple[str, bytes | memoryview]] = [
         (MANIFEST, manifest_format.serialize(manifest)),

@@ -13,7 +13,7 @@ from pathlib import Path
 from edgebuild import page
 from edgebuild.core import disk
 from edgebuild.core.cache import CACHE_VARIABLE, Cache
-from edgebuild.core.minisign import SecretKey
+from edgebuild.core.signer import Signer
 from edgebuild.pipeline.build import Build
 from edgebuild.pipeline.entries import json_bytes
 from edgebuild.pipeline.job import STAGES, Job, Listener, Result
@@ -21,12 +21,12 @@ from edgebuild.pipeline.job import STAGES, Job, Listener, Result
 __all__ = ["STAGES", "Job", "Listener", "Result", "build", "write_output"]
 
 
-def build(job: Job, key: SecretKey, listener: Listener, cache: Cache | None = None) -> Result:
+def build(job: Job, signer: Signer, listener: Listener, cache: Cache | None = None) -> Result:
     """Runs the stages. Raises an EdgebuildError for whatever is wrong with what was given; writes to the cache only."""
     cache = cache or Cache()
     disk.prepare_folder(cache.root, f"name another folder for the cache: {CACHE_VARIABLE}=FOLDER")
     with disk.disk_errors():
-        return Build(job, listener, cache).run(key)
+        return Build(job, listener, cache).run(signer)
 
 
 def write_output(result: Result, out: Path) -> Path:

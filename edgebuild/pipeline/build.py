@@ -7,11 +7,12 @@ from pathlib import Path
 from typing import Any
 
 from edgebuild import report
+from edgebuild.core.bundle import signature_key_name
 from edgebuild.core.cache import Cache
 from edgebuild.core.errors import UsageError
 from edgebuild.core.lock import write_lock
-from edgebuild.core.minisign import SecretKey
 from edgebuild.core.plan import read_plan
+from edgebuild.core.signer import Signer
 from edgebuild.core.target_file import runs_here
 from edgebuild.pipeline.entries import Built, Entry, Meta, files_of, json_bytes, model_of
 from edgebuild.pipeline.fallback import Search
@@ -36,7 +37,7 @@ class Build:
         self._stages = Stages(job, listener, cache)
         self._compared: dict[str, float] = {}
 
-    def run(self, key: SecretKey) -> Result:
+    def run(self, signer: Signer) -> Result:
         """What `edgebuild compile` gives."""
         stages = self._stages
         with stages.timed("ingest"):
@@ -49,9 +50,9 @@ class Build:
         self._keep(built)
         packed = built.draft.package
         with stages.timed("sign"):
-            data = sign.sign(packed.manifest, packed.files, key)
+            data = sign.sign(packed.manifest, packed.files, signer)
         made = self._report(ways.meta, built)
-        made |= {"signer": key.public.name, "bundle_bytes": len(data), "diagnosis": diagnosis}
+        made |= {"signer": signature_key_name(data), "bundle_bytes": len(data), "diagnosis": diagnosis}
         manifest = packed.manifest
         stem = f"{manifest.name}-{manifest.version}-{manifest.target}"
         return Result(stem, data, made, ingested.folder / "model.onnx", built.quantized.folder / "model.onnx")

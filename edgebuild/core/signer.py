@@ -1,0 +1,96 @@
+"""Who signs a manifest without showing us the key: a command, or somebody who did it elsewhere."""
+
+import shlex
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from edgebuild.core import minisign
+from edgebuild.core.errors import BundleError, EnvironmentProblem, UsageError
+from edgebuild.core.trust import Trust
+
+TIMEOUT_S = 60.0
+_FOUR_LINES = "it gets the manifest on standard input, and prints the four lines of a minisign signature, nothing else"
+_THIS_MANIFEST = "sign the manifest of this bundle (`tar -xf BUNDLE manifest`) with a key of the trust file"
+
+
+class Signer(Protocol):
+    """A `minisign.SecretKey`, or one of the classes below."""
+
+    def sign(self, message: bytes, comment: str) -> bytes:
+        """A minisign signature of `message`; `comment` is the trusted comment, where the signer lets us choose it.
+
+        Raises BundleError, EnvironmentProblem.
+        """
+
+
+@dataclass(frozen=True)
+class CommandSigner:
+    """`command` is split into words as a shell does, and run without one."""
+
+    command: str
+    trust: Trust
+
+    def __post_init__(self) -> None:
+        self._words()  # a wrong one is refused before a long build
+
+    def sign(self, message: bytes, comment: str) -> bytes:  # noqa: ARG002 - a command writes its own
+        output = self._output(message)
+        return _verified(f"--signer {self.command}", message, output, self.trust, _FOUR_LINES)
+
+    def _words(self) -> list[str]:
+        try:
+            words = shlex.split(self.command)
+        except ValueError as error:
+            raise UsageError(f"--signer {self.command}: {error}", "quote as in a shell") from error
+        if not words:
+            raise UsageError("--signer: no command", "e.g. --signer 'pkcs11-sign --slot 1'")
+        return words
+
+    def _output(self, message: bytes) -> bytes:
+        where = f"--signer {self.command}"
+        try:
+            done = subprocess.run(self._words(), input=message, capture_output=True, check=False, timeout=TIMEOUT_S)
+        except subprocess.TimeoutExpired as error:
+            raise EnvironmentProblem(f"{where}: no answer in {TIMEOUT_S:g} seconds", _FOUR_LINES) from error
+        except OSError as error:
+            raise EnvironmentProblem(
+                f"{where}: cannot be run: {error.strerror}", "name a program of this machine"
+            ) from error
+        if done.returncode != 0:
+            said = done.stderr.decode(errors="replace").strip().splitlines()
+            raise EnvironmentProblem(
+                f"{where}: failed with exit code {done.returncode}" + (f": {said[-1]}" if said else ""), _FOUR_LINES
+            )
+        return done.stdout
+
+
+@dataclass(frozen=True)
+class SignatureFile:
+    """A signature that was made elsewhere."""
+
+    path: Path
+    trust: Trust
+
+    def sign(self, message: bytes, comment: str) -> bytes:  # noqa: ARG002 - it has its own
+        try:
+            data = self.path.read_bytes()
+        except OSError as error:
+            raise EnvironmentProblem(
+                f"{self.path}: the signature cannot be read: {error.strerror}", "`minisign -Sm manifest` writes one"
+            ) from error
+        return _verified(str(self.path), message, data, self.trust, "`minisign -Sm manifest` writes one")
+
+
+def _verified(where: str, message: bytes, signature: bytes, trust: Trust, form: str) -> bytes:
+    """`signature`, if it holds."""
+    try:
+        minisign.parse_signature(signature)
+    except BundleError as error:
+        raise BundleError(f"{where}: {error.message}", form) from error
+    try:
+        minisign.verify(message, signature, trust)
+    except BundleError as error:
+        raise BundleError(f"{where}: {error.message}", _THIS_MANIFEST) from error
+    return signature
