@@ -49,7 +49,8 @@ SignerCommand = Annotated[
     typer.Option(
         "--signer",
         metavar="COMMAND",
-        help="A program that signs: it gets the manifest on standard input and prints a minisign signature.",
+        help="Command that signs: the manifest comes on standard input, a minisign signature of a trusted key goes to "
+        "standard output.",
         show_default=False,
     ),
 ]

@@ -35,6 +35,7 @@ def test_help_names_commands_and_exit_codes() -> None:
         "compile",
         "inspect",
         "verify",
+        "sign",
         "keys",
         "targets",
         "recipes",

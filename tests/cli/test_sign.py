@@ -8,8 +8,9 @@ import sys
 import tarfile
 from pathlib import Path
 
+import numpy as np
 import pytest
-from test_bad_input import made_bundle
+from test_bad_input import SAMPLES, made_bundle, write_model
 
 from edgebuild.core import bundle, keys, minisign, signer
 
@@ -188,3 +189,20 @@ def test_a_damaged_bundle_is_not_signed(edgebuild, built: Path) -> None:
     assert ran.code == 8
     assert "b.ebundle: `edgebuild-run` is not the file that was signed" in ran.err
     assert built.read_bytes() == data
+
+
+def test_compile_takes_a_command(edgebuild, home: Path, built: Path) -> None:
+    write_model()
+    np.savez("c.npz", x=SAMPLES)
+    arguments = ("compile", "m.onnx", "--calibration", "c.npz", "--json")
+    command = program("print(signature, end='')")
+    without = edgebuild(*arguments, "--signer", command)
+    assert (without.code, without.out) == (8, "")
+    assert "config/edgebuild/trust: no such trust file" in without.err
+    trust = home / "config" / "edgebuild" / "trust"
+    trust.parent.mkdir(parents=True)
+    trust.write_bytes(RELEASE.public.file())
+    ran = edgebuild(*arguments, "--signer", command)
+    assert ran.code == 0, ran.err
+    assert ran.json["signer"] == RELEASE.public.name
+    assert bundle.read_bundle(Path("m-1.0.0-host.ebundle").read_bytes(), TRUST).signer == RELEASE.public

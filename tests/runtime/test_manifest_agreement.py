@@ -39,13 +39,8 @@ def listed(text: bytes, files: dict[str, bytes]) -> Iterator[tuple[str, bytes]]:
 
 
 def resigned(bundle: tiny.Bundle, text: bytes) -> bytes:
-    """The bundle under a manifest of this text; the trusted comment follows it."""
-    words = {line.split(b" ")[0]: line.split(b" ")[1:] for line in text.split(b"\n")}
-    stated = [b" ".join(words.get(key, [])) for key in (b"name", b"version", b"target")]
-    comment = b" ".join([b"edgebuild", *stated])
-    if any(not 0x20 <= byte <= 0x7E for byte in comment):
-        comment = bundle.comment.encode()
-    signature = bundle.key.sign(text, comment.decode("ascii"))
+    """The bundle under a manifest of this text."""
+    signature = bundle.key.sign(text, bundle.comment)
     members = [("manifest", text), ("manifest.minisig", signature), *listed(text, dict(bundle.files()))]
     return b"".join(tiny.member(name, data) for name, data in members) + bytes(1024)
 

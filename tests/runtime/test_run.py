@@ -202,9 +202,10 @@ def seeds(bundle: tiny.Bundle) -> dict[str, list[bytes]]:
     trust, manifest = tiny.KEY.trust, bundle.manifest()
     head = len(trust).to_bytes(2, "little") + trust
     frame = bytes(range(45))
+    signed = tiny.KEY.sign(b"m", "a\tcomment")
     return {
         "manifest": [manifest],
-        "minisign": [head + tiny.KEY.sign(b"m", "a comment")],
+        "minisign": [head + signed, head + signed.replace(b"edgebuild", b"minisign secret key")],
         "bundle": [head + bundle.build()],
         "plan": [bundle.plan],
         "npy": [tiny.npy(np.zeros((2, 3), np.float32)), tiny.npy(np.zeros((4, 2, 3), np.float32))],
