@@ -11,7 +11,7 @@ from typing import Literal
 
 from onnx import NodeProto
 
-from edgebuild.stages.quantize.calibrated import Calibrated, Fallback
+from edgebuild.stages.quantize.calibrated import Calibrated, Fallback, floating_of
 from edgebuild.stages.quantize.graph import Graph, key
 from edgebuild.stages.quantize.network import Plan
 from edgebuild.stages.quantize.operators import CLIPS, MOVES, SCALAR_BINARY, UNARY, is_weighted
@@ -44,7 +44,7 @@ def roundings(found: Calibrated, progress: Callable[[int, int], None] | None = N
     layers = [n for n in graph.nodes if key(n) in plan.selection.quantized and is_weighted(graph, n)]
     every = frozenset(plan.boundaries.sources)
     without: list[Fallback] = [{key(o): "float32" for o in layers if o is not n} for n in layers]
-    found.watch([found.plan(fallback) for fallback in without])
+    found.watch([found.network.plan(floating_of(fallback)) for fallback in without])
     judge = found.judge.first(_JUDGES)
     total = found.error(judge, {}) or 1.0
     rest = found.error(judge, {}, every)
