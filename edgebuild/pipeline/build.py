@@ -1,6 +1,5 @@
 """Orders the stages: one way through them, and others where the budget or the speed asks for it."""
 
-import functools
 import math
 import tempfile
 from pathlib import Path
@@ -14,7 +13,7 @@ from edgebuild.core.lock import write_lock
 from edgebuild.core.plan import read_plan
 from edgebuild.core.signer import Signer
 from edgebuild.core.target_file import runs_here
-from edgebuild.pipeline.entries import Built, Entry, Meta, files_of, json_bytes, model_of
+from edgebuild.pipeline.entries import Built, Entry, Meta, files_in, json_bytes, model_of
 from edgebuild.pipeline.fallback import Search
 from edgebuild.pipeline.job import Job, Listener, Result
 from edgebuild.pipeline.stages import Stages
@@ -103,8 +102,8 @@ def _precisions(ways: Ways, built: Built) -> Entry:
         floating = sum(us for us, op in zip(spent, plan.ops, strict=True) if not op.integer)
         if floating < _FLOATING * sum(spent):
             return {"precision.json": json_bytes({})}
-        whole = functools.partial(files_of, keep_float, model_of(ways.ingested))
-        entry = ways.stages.entry("quantize", ["whole", ways.ingested.digest], whole)
+        model = model_of(ways.ingested)
+        entry = ways.stages.entry("quantize", ["whole", ways.ingested.digest], lambda: files_in(keep_float(model)))
         _, other = ways.packed(entry)
         found = {"int8_us": math.inf, "float32_us": math.inf}
         for _ in range(_ROUNDS):

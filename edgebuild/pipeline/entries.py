@@ -16,8 +16,6 @@ from edgebuild.core.target import Target
 from edgebuild.stages import package, sign
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     import numpy as np
     import onnx
 
@@ -152,8 +150,3 @@ def weight_bytes(model: "onnx.ModelProto") -> int:
 
 def json_bytes(value: object) -> bytes:
     return (json.dumps(value, indent=2) + "\n").encode()
-
-
-def files_of(quantize: "Callable[..., Quantized]", *given: object) -> dict[str, bytes]:
-    """The same of what `quantize` gives."""
-    return files_in(quantize(*given))

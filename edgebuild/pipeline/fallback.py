@@ -10,7 +10,7 @@ from edgebuild.budget import Precision, Profile, Step, alone, fallback_of, fewes
 from edgebuild.core import digest
 from edgebuild.core.errors import CheckError
 from edgebuild.core.recipe import LOCK_FILE
-from edgebuild.pipeline.entries import Built, Draft, Entry, files_of, json_bytes, model_of
+from edgebuild.pipeline.entries import Built, Draft, Entry, files_in, json_bytes, model_of
 from edgebuild.pipeline.ways import Ways
 from edgebuild.report import precision_text
 from edgebuild.stages import check
@@ -123,10 +123,8 @@ class Search:
         from edgebuild.stages.quantize import finished  # noqa: PLC0415 - imports onnxruntime
 
         def profile(fallback: dict[str, Precision]) -> Profile:
-            whole = functools.partial(files_of, finished, found, fallback)
-            entry = self._stages.entry(
-                "quantize", ["whole", repr(sorted(fallback.items())), built.quantized.digest], whole
-            )
+            keys = ["whole", repr(sorted(fallback.items())), built.quantized.digest]
+            entry = self._stages.entry("quantize", keys, lambda: files_in(finished(found, fallback)))
             return profiled(self._ways.packed(entry)[1])
 
         def profiled(draft: Draft) -> Profile:

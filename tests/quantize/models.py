@@ -7,6 +7,8 @@ import onnx
 import onnxruntime
 from onnx import numpy_helper
 
+from edgebuild.core import ort
+
 Arrays = Mapping[str, np.ndarray]
 
 
@@ -25,12 +27,8 @@ def model(text: str, **constants: object) -> onnx.ModelProto:
 
 def session(proto: onnx.ModelProto, *, optimized: bool = True) -> onnxruntime.InferenceSession:
     """ONNX Runtime with its exact 8-bit kernels, or in float32 between Q/DQ when not optimized."""
-    options = onnxruntime.SessionOptions()
-    if not optimized:
-        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
-    options.add_session_config_entry("session.x64quantprecision", "1")
-    options.log_severity_level = 3
-    return onnxruntime.InferenceSession(proto.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    found: onnxruntime.InferenceSession = ort.session(proto, optimized=optimized)
+    return found
 
 
 def run(proto: onnx.ModelProto, inputs: Arrays, *, optimized: bool = True) -> dict[str, np.ndarray]:

@@ -248,10 +248,18 @@ def _judged(plans: Sequence[Plan], settings: Settings, judge: Judge) -> tuple[Ca
 
     def models() -> Iterator[tuple[Candidate, onnx.ModelProto]]:
         for candidate in candidates:
-            ranges = _ranges(candidate.plan, tried[candidate.rule], settings)
-            yield candidate, candidate.plan.model(_parameters(candidate.plan, ranges, settings, {}))
+            yield candidate, _model(candidate, settings)
 
     return best(models(), judge)
+
+
+def _model(candidate: Candidate, settings: Settings) -> onnx.ModelProto:
+    plan = candidate.plan
+    return plan.model(_parameters(plan, _ranges_of(candidate, settings), settings, {}))
+
+
+def _ranges_of(candidate: Candidate, settings: Settings) -> dict[str, Range]:
+    return _ranges(candidate.plan, rules(settings.observer, settings.percentile)[candidate.rule], settings)
 
 
 def _settled(
@@ -267,8 +275,7 @@ def _settled(
     rated = []
     for equal, plan in enumerate(plans):
         tried = Candidate(plan, candidate.rule, equal > 0)
-        ranges = _ranges(plan, rules(settings.observer, settings.percentile)[candidate.rule], settings)
-        reached = decibels(judge.error(plan.model(_parameters(plan, ranges, settings, {}))))
+        reached = decibels(judge.error(_model(tried, settings)))
         rated.append((reached, tried))
         for row in rows:
             if (row["equalized"], row["observer"]) == (tried.equalized, tried.rule):
@@ -281,7 +288,7 @@ def _rescued(candidate: Candidate, settings: Settings, judge: Judge) -> frozense
     plan = candidate.plan
     if not (settings.words and settings.rescued):
         return frozenset()
-    ranges = _ranges(plan, rules(settings.observer, settings.percentile)[candidate.rule], settings)
+    ranges = _ranges_of(candidate, settings)
 
     def error(groups: frozenset[str]) -> float:
         return judge.error(plan.model(_parameters(plan, ranges, settings, {}, groups)))
