@@ -24,6 +24,9 @@ _FLOATING = 0.35
 """The share of the time that operators in float32 take, from which on the whole network is tried in float32."""
 _CLEARLY = 0.95
 """How much faster float32 has to be, as a share of the time in INT8."""
+_WORTH_US = 5.0
+"""And how much faster in µs: a tiny network gains nothing that anyone would see, and which precision it gets must not
+hang on the clock's noise."""
 _ROUNDS = 3
 
 
@@ -84,10 +87,15 @@ class Build:
             return built
         with stages.timed("precision"), stages.naming_model():
             self._compared = _precisions(ways, built).json("precision.json")
-        if self._compared and self._compared["float32_us"] < _CLEARLY * self._compared["int8_us"]:
+        if self._compared and clearly_faster(**self._compared):
             stages.precision = "float32"
             return ways.built({})
         return built
+
+
+def clearly_faster(*, float32_us: float, int8_us: float) -> bool:
+    """Whether float32's latency is worth its four times as many bytes."""
+    return float32_us < min(_CLEARLY * int8_us, int8_us - _WORTH_US)
 
 
 def _precisions(ways: Ways, built: Built) -> Entry:
@@ -100,7 +108,7 @@ def _precisions(ways: Ways, built: Built) -> Entry:
         lines = check.profile(draft.trial, draft.golden_inputs, draft.folder)
         spent = [line["latency_us"] for line in lines]
         floating = sum(us for us, op in zip(spent, plan.ops, strict=True) if not op.integer)
-        if floating < _FLOATING * sum(spent):
+        if floating < max(_FLOATING * sum(spent), _WORTH_US):
             return {"precision.json": json_bytes({})}
         model = model_of(ways.ingested)
         entry = ways.stages.entry("quantize", ["whole", ways.ingested.digest], lambda: files_in(keep_float(model)))
