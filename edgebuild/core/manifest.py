@@ -2,18 +2,18 @@
 
 import math
 import re
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal, TypeVar, get_args
+from datetime import date
+from typing import Literal, get_args
 
 from edgebuild.core.errors import BundleError
+from edgebuild.core.lines import MAX_NUMBER, Lines
 from edgebuild.core.tar import MAX_FILE, MAX_MANIFEST
 from edgebuild.core.target import FEATURES
 
 FORMAT = "1"
 ABI = 1
 MAX_FILES = 256
-MAX_NUMBER = 2**31 - 1
 MAX_RANK = 6
 MAX_TENSOR = 2**31
 REMAKE = "the bundle was not made by edgebuild, or by another version of it; compile it again"
@@ -30,9 +30,6 @@ _VERSION = re.compile(r"[0-9A-Za-z][0-9A-Za-z.+~-]{0,31}")
 _IDENTIFIER = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,63}")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _PATH = re.compile(r"[a-z0-9][a-z0-9._/-]{0,98}")
-_NUMBER = re.compile(r"0|[1-9][0-9]{0,9}")
-
-T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -77,6 +74,8 @@ class Manifest:
     files: tuple[File, ...]
     # Whether the build machine ran the bundle and saw its golden outputs.
     checked: bool = True
+    made: date | None = None
+    expires: date | None = None
 
 
 def serialize(manifest: Manifest) -> bytes:
@@ -103,6 +102,8 @@ def _render(manifest: Manifest) -> bytes:
         ("version", manifest.version),
         ("target", manifest.target),
         ("release", manifest.release),
+        *([("made", manifest.made)] if manifest.made is not None else []),
+        *([("expires", manifest.expires)] if manifest.expires is not None else []),
         ("arch", manifest.arch),
         *([("needs", *manifest.needs)] if manifest.needs else []),
         ("abi", manifest.abi),
@@ -122,23 +123,15 @@ def _render(manifest: Manifest) -> bytes:
         raise BundleError("manifest: only ASCII is allowed", REMAKE) from error
 
 
-class _Parser:
-    """One pass over the lines; `self._at` is the line that is read next."""
-
+class _Parser(Lines):
     def __init__(self, data: bytes) -> None:
-        if len(data) > MAX_MANIFEST:
-            raise BundleError(f"manifest: {len(data)} bytes; the limit is {MAX_MANIFEST}", REMAKE)
-        if any(byte != 0x0A and not 0x20 <= byte <= 0x7E for byte in data):
-            raise BundleError("manifest: a byte outside printable ASCII", REMAKE)
-        if not data.endswith(b"\n"):
-            raise BundleError("manifest: the last line has no end", REMAKE)
-        self._lines = [line.split(" ") for line in data.decode("ascii")[:-1].split("\n")]
-        self._at = 0
+        super().__init__(data, MAX_MANIFEST, "manifest", REMAKE)
 
     def manifest(self) -> Manifest:
-        self._head()
+        self._format("edgebuild-manifest", FORMAT, "the bundle's manifest", NEWER)
         name, version = self._one("name", _NAME), self._one("version", _VERSION)
         target, release = self._one("target", _NAME), self._numbered("release")
+        made, expires = self._optional_day("made"), self._optional_day("expires")
         arch = self._choice("arch", tuple(FEATURES))
         needs = self._needs(arch)
         abi = self._numbered("abi")
@@ -150,8 +143,7 @@ class _Parser:
         timeout = self._numbered("timeout-ms") if self._next() == "timeout-ms" else None
         inputs, outputs = self._tensors("input"), self._tensors("output")
         files = self._many("file", self._file)
-        if self._at != len(self._lines):
-            raise self._wrong("a line that does not belong here")
+        self._end()
         _check_files(files, len(inputs), len(outputs))
         return Manifest(
             name,
@@ -169,54 +161,12 @@ class _Parser:
             outputs,
             files,
             checked,
+            made,
+            expires,
         )
 
-    def _head(self) -> None:
-        version = self._number(self._single("edgebuild-manifest"), 0, MAX_NUMBER)
-        if version != int(FORMAT):
-            raise BundleError(f"the bundle's manifest has version {version}; this edgebuild reads {FORMAT}", NEWER)
-        self._at = 1
-
-    def _wrong(self, what: str) -> BundleError:
-        return BundleError(f"manifest, line {self._at + 1}: {what}", REMAKE)
-
-    def _next(self) -> str | None:
-        return self._lines[self._at][0] if self._at < len(self._lines) else None
-
-    def _fields(self, key: str) -> list[str]:
-        if self._next() != key:
-            raise self._wrong(f"expected `{key}`")
-        return self._lines[self._at][1:]
-
-    def _single(self, key: str) -> str:
-        fields = self._fields(key)
-        if len(fields) != 1:
-            raise self._wrong(f"`{key}` takes one value")
-        return fields[0]
-
-    def _one(self, key: str, pattern: re.Pattern[str]) -> str:
-        value = self._single(key)
-        if not pattern.fullmatch(value):
-            raise self._wrong(f"`{value}` is not a valid {key}; allowed: {pattern.pattern}")
-        self._at += 1
-        return value
-
-    def _choice(self, key: str, allowed: tuple[str, ...]) -> str:
-        value = self._single(key)
-        if value not in allowed:
-            raise self._wrong(f"{key} must be one of {', '.join(allowed)}")
-        self._at += 1
-        return value
-
-    def _numbered(self, key: str) -> int:
-        value = self._number(self._single(key), 1, MAX_NUMBER)
-        self._at += 1
-        return value
-
-    def _number(self, text: str, low: int, high: int) -> int:
-        if not _NUMBER.fullmatch(text) or not low <= int(text) <= high:
-            raise self._wrong(f"`{text}` is not a number from {low} to {high}")
-        return int(text)
+    def _optional_day(self, key: str) -> date | None:
+        return self._day(key) if self._next() == key else None
 
     def _needs(self, arch: str) -> tuple[str, ...]:
         if self._next() != "needs":
@@ -242,13 +192,6 @@ class _Parser:
                 raise self._wrong("trigger must be `camera FPS`, `timer PERIOD_MS` or `none`")
         self._at += 1
         return trigger
-
-    def _many(self, key: str, read: Callable[[list[str]], T]) -> tuple[T, ...]:
-        found = []
-        while self._next() == key:
-            found.append(read(self._fields(key)))
-            self._at += 1
-        return tuple(found)
 
     def _tensors(self, key: str) -> tuple[Tensor, ...]:
         names: set[str] = set()

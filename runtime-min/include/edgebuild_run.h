@@ -72,6 +72,8 @@ typedef struct eb_info {
   const char *function;
   char signer[17]; /* key id, hexadecimal, as minisign prints it */
   uint32_t release;
+  uint32_t made;       /* year * 10000 + month * 100 + day, UTC; 0: the manifest does not say */
+  uint32_t expires;    /* the same */
   uint32_t timeout_ms; /* 0: none */
   eb_trigger trigger;
   uint32_t trigger_value; /* camera: frames per second; timer: milliseconds */

@@ -34,6 +34,8 @@ static void fill_info(struct eb_info *info, const struct eb_bundle *bundle) {
       .target = manifest->target,
       .function = manifest->function,
       .release = manifest->release,
+      .made = manifest->made,
+      .expires = manifest->expires,
       .timeout_ms = manifest->timeout_ms,
       .trigger = manifest->trigger,
       .trigger_value = manifest->trigger_value,

@@ -3,6 +3,8 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "date.h"
+
 #define FIELDS_MAX 20
 #define NUMBER_MAX 0x7fffffffu
 #define LOWER "abcdefghijklmnopqrstuvwxyz"
@@ -120,6 +122,15 @@ static eb_status read_count(struct lines *lines, const char *key, uint32_t *numb
   eb_status status = expect(lines, key, 1);
   if (status) return status;
   if (!parse_positive(lines->field[1], number)) return bad_line(lines, "expected a number from 1 to 2147483647");
+  return next_line(lines);
+}
+
+static eb_status read_date(struct lines *lines, const char *key, uint32_t *date) {
+  if (!line_is(lines, key)) return EB_OK;
+  eb_status status = expect(lines, key, 1);
+  if (status) return status;
+  eb_bytes text = {lines->field[1], strlen(lines->field[1])};
+  if (!eb_date_parse(text, date)) return bad_line(lines, "expected a day, YYYY-MM-DD, of the years 2000 to 9999");
   return next_line(lines);
 }
 
@@ -282,6 +293,8 @@ static eb_status read_all(struct lines *lines, struct eb_manifest *manifest) {
   if (!status) status = read_word(lines, "version", is_version, &manifest->version);
   if (!status) status = read_word(lines, "target", is_name, &manifest->target);
   if (!status) status = read_count(lines, "release", &manifest->release);
+  if (!status) status = read_date(lines, "made", &manifest->made);
+  if (!status) status = read_date(lines, "expires", &manifest->expires);
   if (!status) status = read_arch(lines, manifest);
   if (!status) status = read_needs(lines, manifest);
   if (!status) status = read_count(lines, "abi", &manifest->abi);

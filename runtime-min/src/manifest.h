@@ -38,6 +38,8 @@ struct eb_manifest {
   enum eb_arch arch;
   uint64_t needs;
   uint32_t release;
+  uint32_t made;    /* as date.h counts; 0: none */
+  uint32_t expires; /* the same */
   uint32_t abi;
   uint32_t timeout_ms;
   eb_trigger trigger;

@@ -1,4 +1,5 @@
 import dataclasses
+from datetime import date
 
 import pytest
 from hypothesis import given
@@ -18,6 +19,7 @@ shapes = st.one_of(
 ).map(tuple)
 tensors = st.builds(Tensor, identifiers, st.sampled_from(DTYPES), shapes)
 ports = st.lists(tensors, max_size=3, unique_by=lambda tensor: tensor.name)
+days = st.none() | st.dates(date(2000, 1, 1), date(9999, 12, 31))
 paths = st.from_regex(r"function/[a-z0-9][a-z0-9.-]{0,30}", fullmatch=True).filter(manifest.is_path)
 
 
@@ -47,6 +49,9 @@ def manifests(draw: st.DrawFn) -> Manifest:
         tuple(inputs),
         tuple(outputs),
         tuple(files),
+        draw(st.booleans()),
+        draw(days),
+        draw(days),
     )
 
 
@@ -132,6 +137,33 @@ def test_a_bundle_that_no_machine_has_run(sample) -> None:
     assert b"quality trained\nchecked no\n" in data
     assert manifest.parse(data) == unchecked
     assert b"checked" not in manifest.serialize(sample.manifest)
+
+
+def test_when_it_was_made_and_when_it_expires(sample) -> None:
+    dated = dataclasses.replace(sample.manifest, made=date(2026, 1, 31), expires=date(2028, 2, 29))
+    data = manifest.serialize(dated)
+    assert b"release 1\nmade 2026-01-31\nexpires 2028-02-29\narch " in data
+    assert manifest.parse(data) == dated
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("made 2026-02-29", "line 6: `2026-02-29` is no day"),
+        ("made 2026-2-28", "is no day"),
+        ("made 1999-12-31", "is no day as YYYY-MM-DD of the years 2000 to 9999"),
+        ("made 20260228", "is no day"),
+        ("made 2026-W09-6", "is no day"),
+        ("made", "`made` takes one value"),
+        ("expires 2026-01-01\nmade 2026-01-01", "line 7: expected `arch`"),
+        ("made 2026-01-01\nmade 2026-01-01", "line 7: expected `arch`"),
+    ],
+)
+def test_a_wrong_day(sample, line: str, message: str) -> None:
+    data = manifest.serialize(sample.manifest)
+    assert manifest.parse(data.replace(b"release 1\n", b"release 1\nmade 2026-02-28\n"))
+    with pytest.raises(BundleError, match=message):
+        manifest.parse(data.replace(b"release 1\n", f"release 1\n{line}\n".encode()))
 
 
 def test_an_upper_case_digest_is_refused(sample) -> None:

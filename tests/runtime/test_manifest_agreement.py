@@ -26,6 +26,9 @@ OTHER_MACHINE = ("the bundle is for ", "which this machine lacks")
 NUMBERS = ["0", "1", "01", "-1", "+1", "1.5", "0x10", "", "x", "2147483647", "2147483648", "2147483649", "4294967296"]
 NUMBERS += ["9" * 10, "9" * 25, "١"]
 NAMES = ["a", "0", "_", "-a", "A", "a" * 64, "a" * 65, "a.b", "a/b", "a b", "ä", "a\t", ""]
+DAYS = ["2026-02-28", "2026-02-29", "2028-02-29", "2100-02-29", "2000-02-29", "2026-04-31", "2026-00-10", "2026-13-01"]
+DAYS += ["2026-01-00", "2026-01-32", "1999-12-31", "2000-01-01", "9999-12-31", "0000-01-01", "10000-01-01", "2026-1-1"]
+DAYS += ["20260101", "2026-W01-1", "2026/01/01", "+026-01-01", "2026-01-1 ", "2026-01-١", "today", ""]
 PATHS = ["manifest", "manifest.minisig", "manifest.sig", "a", "a/", "/a", "a//b", "a/../b", "a..b", "a/./b", "A", "_a"]
 PATHS += ["a" * 99, "a" * 100, "plan.bin", "golden/in-0.npy", "golden/in-1.npy", "golden/in-00.npy"]
 
@@ -66,6 +69,9 @@ def changed_values(text: str) -> Iterator[str]:
     for key, values in (
         ("edgebuild-manifest 1", NUMBERS),
         ("release 1", NUMBERS),
+        ("release 1", [f"1\nmade {day}" for day in DAYS]),
+        ("release 1", [f"1\nexpires {day}" for day in DAYS]),
+        ("release 1", ["1\nmade 2026-01-01\nexpires 2025-01-01", "1\nexpires 2026-01-01\nmade 2026-01-01"]),
         ("abi 1", NUMBERS),
         ("camera 15", NUMBERS),
         ("timeout-ms 500", NUMBERS),
