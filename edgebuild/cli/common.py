@@ -77,12 +77,13 @@ def signer_of(
     """The one that was chosen, and the keys that its signature may be of."""
     from edgebuild.core import keys
     from edgebuild.core.signer import CommandSigner, SignatureFile
+    from edgebuild.core.trust import Trust
 
     if sum(choice is not None for choice in (key, command, signature)) > 1:
         raise UsageError("more than one signer", "choose one of --key, --signer and --signature")
     if command is None and signature is None:
         secret = keys.signing_key(key)
-        return secret, {secret.key_id: secret.public}
+        return secret, Trust([secret.public])
     trusted = keys.load_trust(trust or keys.user_trust_path())
     if command is not None:
         return CommandSigner(command, trusted), trusted

@@ -9,7 +9,7 @@ from edgebuild.core.digest import sha256
 from edgebuild.core.errors import BundleError
 from edgebuild.core.manifest import File, Manifest
 from edgebuild.core.minisign import PublicKey
-from edgebuild.core.trust import Trust
+from edgebuild.core.trust import verify
 
 MANIFEST, SIGNATURE = "manifest", "manifest.minisig"
 
@@ -45,11 +45,14 @@ def pieces(
     return tar.pieces(members)
 
 
-def read_bundle(data: bytes | memoryview, trust: Trust) -> Bundle:
-    """Verifies in the order of SPEC section 2, steps 1 to 4 and the ABI of step 5; any failure is a BundleError."""
+def read_bundle(data: bytes | memoryview, trust: Mapping[bytes, PublicKey]) -> Bundle:
+    """Verifies in the order of SPEC section 2, steps 1 to 4 and the ABI of step 5; any failure is a BundleError.
+
+    `trust` is the keys that may have signed it: a `Trust`, or a few keys by key id.
+    """
     reader = tar.Reader(data)
     manifest_bytes, signature = _head(reader)
-    signer, _ = minisign.verify(manifest_bytes, signature, trust)
+    signer, _ = verify(manifest_bytes, signature, trust)
     manifest = manifest_format.parse(manifest_bytes)
     return Bundle(manifest, _files(reader, manifest), signer)
 

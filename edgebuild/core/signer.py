@@ -2,13 +2,15 @@
 
 import shlex
 import subprocess
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
 from edgebuild.core import minisign
 from edgebuild.core.errors import BundleError, EnvironmentProblem, UsageError
-from edgebuild.core.trust import Trust
+from edgebuild.core.minisign import PublicKey
+from edgebuild.core.trust import verify
 
 TIMEOUT_S = 60.0
 _FOUR_LINES = "it gets the manifest on standard input, and prints the four lines of a minisign signature, nothing else"
@@ -30,7 +32,7 @@ class CommandSigner:
     """`command` is split into words as a shell does, and run without one."""
 
     command: str
-    trust: Trust
+    trust: Mapping[bytes, PublicKey]
 
     def __post_init__(self) -> None:
         self._words()  # a wrong one is refused before a long build
@@ -71,7 +73,7 @@ class SignatureFile:
     """A signature that was made elsewhere."""
 
     path: Path
-    trust: Trust
+    trust: Mapping[bytes, PublicKey]
 
     def sign(self, message: bytes, comment: str) -> bytes:  # noqa: ARG002 - it has its own
         try:
@@ -83,14 +85,14 @@ class SignatureFile:
         return _verified(str(self.path), message, data, self.trust, "`minisign -Sm manifest` writes one")
 
 
-def _verified(where: str, message: bytes, signature: bytes, trust: Trust, form: str) -> bytes:
+def _verified(where: str, message: bytes, signature: bytes, trust: Mapping[bytes, PublicKey], form: str) -> bytes:
     """`signature`, if it holds."""
     try:
         minisign.parse_signature(signature)
     except BundleError as error:
         raise BundleError(f"{where}: {error.message}", form) from error
     try:
-        minisign.verify(message, signature, trust)
+        verify(message, signature, trust)
     except BundleError as error:
         raise BundleError(f"{where}: {error.message}", _THIS_MANIFEST) from error
     return signature

@@ -5,8 +5,8 @@ from collections.abc import Mapping
 from edgebuild.core import bundle
 from edgebuild.core.bundle import Bundle
 from edgebuild.core.manifest import Manifest, serialize
+from edgebuild.core.minisign import PublicKey
 from edgebuild.core.signer import Signer
-from edgebuild.core.trust import Trust
 
 
 def sign(manifest: Manifest, files: Mapping[str, bytes | memoryview], signer: Signer) -> bytes:
@@ -15,7 +15,7 @@ def sign(manifest: Manifest, files: Mapping[str, bytes | memoryview], signer: Si
     return b"".join(bundle.pieces(manifest, signature, files))
 
 
-def sign_again(read: Bundle, signer: Signer, trust: Trust) -> tuple[bytes, Bundle]:
+def sign_again(read: Bundle, signer: Signer, trust: Mapping[bytes, PublicKey]) -> tuple[bytes, Bundle]:
     """The same bundle under another signature, and as a device reads it that has this trust file."""
     data = sign(read.manifest, read.files, signer)
     return data, bundle.read_bundle(data, trust)

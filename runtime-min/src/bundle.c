@@ -104,8 +104,9 @@ static eb_status read_short(const eb_feed *feed, const char *name, void *data, s
 }
 
 /* Steps 1 to 3. */
-static eb_status read_manifest(struct eb_bundle *bundle, const eb_feed *feed, eb_bytes trust, eb_error *error) {
+static eb_status read_manifest(struct eb_bundle *bundle, const eb_feed *feed, eb_bytes trust_file, eb_error *error) {
   struct eb_signature signature;
+  struct eb_trust trust;
   eb_bytes text = {bundle->manifest_text, 0}, signature_file = {bundle->signature_text, 0};
   eb_status status = read_short(feed, "manifest", bundle->manifest_text, EB_MANIFEST_BYTES_MAX, &text.size, error);
   if (!status) {
@@ -113,7 +114,8 @@ static eb_status read_manifest(struct eb_bundle *bundle, const eb_feed *feed, eb
                         error);
   }
   if (!status) status = eb_signature_parse(signature_file, &signature, error);
-  if (!status) status = eb_signature_verify(&signature, text, trust, error);
+  if (!status) status = eb_trust_open(trust_file, &trust, error);
+  if (!status) status = eb_signature_verify(&signature, text, &trust, error);
   if (!status) status = eb_manifest_parse(bundle->manifest_text, text.size, &bundle->manifest, error);
   if (!status) eb_key_id_text(signature.key_id, bundle->signer);
   return status;

@@ -4,7 +4,7 @@
 
 #include "arena.h"
 #include "manifest.h"
-#include "minisign.h"
+#include "trust.h"
 
 /* Which files stay in memory once their hash held. */
 enum eb_keep { EB_KEEP_NONE, EB_KEEP_PROGRAM, EB_KEEP_GOLDEN /* and the program */ };

@@ -11,7 +11,7 @@
 
 #include "check.h"
 #include "cpu.h"
-#include "minisign.h"
+#include "trust.h"
 #include "runner.h"
 
 #define DEFAULT_THREADS_MAX 4

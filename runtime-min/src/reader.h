@@ -8,6 +8,8 @@
 #include <stdint.h>
 #include <string.h>
 
+#include "edgebuild_run.h"
+
 struct eb_reader {
   const uint8_t *at;
   size_t left;
@@ -43,6 +45,22 @@ static inline uint32_t eb_read_u32(struct eb_reader *reader) {
 static inline uint64_t eb_read_u64(struct eb_reader *reader) {
   uint64_t low = eb_read_u32(reader);
   return low | (uint64_t)eb_read_u32(reader) << 32;
+}
+
+/* Takes the bytes up to the next LF and the LF; without one, what is left when `last_may_be_open`. */
+static inline bool eb_read_line(struct eb_reader *reader, bool last_may_be_open, eb_bytes *line) {
+  const uint8_t *start = reader->at;
+  const uint8_t *end = reader->left ? memchr(start, '\n', reader->left) : NULL;
+  if (!end && (!last_may_be_open || !reader->left)) return false;
+  size_t size = end ? (size_t)(end - start) : reader->left;
+  *line = (eb_bytes){eb_read_bytes(reader, size), size};
+  if (end) eb_read_bytes(reader, 1);
+  return true;
+}
+
+static inline bool eb_starts_with(eb_bytes text, const char *prefix) {
+  size_t length = strlen(prefix);
+  return text.size >= length && memcmp(text.data, prefix, length) == 0;
 }
 
 #endif

@@ -4,6 +4,8 @@
  *   drive verify TRUST                   as load, without loading what was verified
  *   drive load TRUST THREADS             bundles on standard input, each behind its size (u32, little endian): one line
  *                                        each, the status, after running those that load
+ *   drive trust                          pairs of trust files, each behind its size: whether the second stands, and,
+ *                                        where the first is not empty, whether it follows that one
  */
 #include <fcntl.h>
 #include <stdio.h>
@@ -13,6 +15,7 @@
 #include <unistd.h>
 
 #include "edgebuild_run.h"
+#include "trust.h"
 
 static void die(const char *what) {
   perror(what);
@@ -87,6 +90,31 @@ static eb_status verify(eb_bytes bundle, eb_bytes trust, eb_error *error) {
   return status;
 }
 
+/* The next file on standard input, in memory of its exact size; false at the end. */
+static bool next_file(eb_bytes *file) {
+  uint32_t size;
+  if (fread(&size, sizeof size, 1, stdin) != 1) return false;
+  void *data = malloc(size ? size : 1);
+  if (!data || fread(data, 1, size, stdin) != size) die("standard input");
+  *file = (eb_bytes){data, size};
+  return true;
+}
+
+static int trust_files(void) {
+  static struct eb_trust old, next;
+  eb_bytes first, second;
+  while (next_file(&first) && next_file(&second)) {
+    eb_error error = {0};
+    eb_status status = first.size ? eb_trust_open(first, &old, &error) : EB_OK;
+    if (!status) status = eb_trust_open(second, &next, &error);
+    if (!status && first.size) status = eb_trust_follows(&old, &next, &error);
+    printf("%s %s\n", eb_status_name(status), error.message);
+    free((void *)(uintptr_t)first.data);
+    free((void *)(uintptr_t)second.data);
+  }
+  return 0;
+}
+
 /* Bundles on standard input; `threads` is 0 to verify them only. */
 static int load(const char *trust_path, uint32_t threads) {
   eb_bytes trust = read_file(trust_path);
@@ -108,5 +136,6 @@ int main(int argc, char **argv) {
   if (argc == 6 && strcmp(argv[1], "flip") == 0) return flip(argv + 2);
   if (argc == 4 && strcmp(argv[1], "load") == 0) return load(argv[2], (uint32_t)atoi(argv[3]));
   if (argc == 3 && strcmp(argv[1], "verify") == 0) return load(argv[2], 0);
+  if (argc == 2 && strcmp(argv[1], "trust") == 0) return trust_files();
   return puts("see the comment at the top of drive.c"), 64;
 }

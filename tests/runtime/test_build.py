@@ -21,6 +21,7 @@ LAYERS = (
     {"edgebuild_run", "status", "arena", "reader", "cpu", "date"},
     {"crypto", "sha256_block", "sodium_glue"},
     {"manifest", "minisign"},
+    {"trust"},
     {"bundle"},
     {"plan", "program", "pool"},
     {"trial"},

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import roles
 import tiny
 from machine import FUZZERS, HOST, Machine
 
@@ -203,8 +204,15 @@ def seeds(bundle: tiny.Bundle) -> dict[str, list[bytes]]:
     head = len(trust).to_bytes(2, "little") + trust
     frame = bytes(range(45))
     signed = tiny.KEY.sign(b"m", "a\tcomment")
+    first = roles.Roles().build()
+    next_ = roles.Roles(version="2", roots=roles.ROOTS[2:4], retired=roles.ROOTS[:2], signers=roles.ROOTS[2:4])
     return {
-        "manifest": [manifest],
+        "manifest": [manifest, manifest.replace(b"arch", b"made 2026-01-31\nexpires 2028-02-29\narch")],
+        "trust": [
+            len(first).to_bytes(2, "little") + first + next_.build(),
+            len(first).to_bytes(2, "little") + first + next_.but(signers=(*next_.signers, *roles.ROOTS[:2])).build(),
+            head + first,
+        ],
         "minisign": [head + signed, head + signed.replace(b"edgebuild", b"minisign secret key")],
         "bundle": [head + bundle.build()],
         "plan": [bundle.plan],
