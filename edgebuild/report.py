@@ -16,9 +16,10 @@ to do (keys: stages/diagnose/__init__.py; `culprit` is its first finding, or nul
 made); with --baseline `baseline` {edgebuild, onnxruntime}: latency in turns.
 
 Description: `name, version, target, release, arch, needs, abi, quality, checked, function, trigger, timeout_ms,
-verified`; `signer`: key id; `inputs`, `outputs` [{name, shape, dtype}]; `files` [{path, size, sha256}]; `ops` [{name,
-kind, inputs, outputs, macs, integer}] with [{name, shape, dtype, space}]; `macs` {total, integer}; `arena_bytes,
-scratch_bytes`; the memory plan: `tensors` [{name, shape, dtype, space, offset, bytes}].
+verified`; `made`, `expires`: YYYY-MM-DD or null; `signer`: key id; `inputs`, `outputs` [{name, shape, dtype}]; `files`
+[{path, size, sha256}]; `ops` [{name, kind, inputs, outputs, macs, integer}] with [{name, shape, dtype, space}];
+`macs` {total, integer}; `arena_bytes, scratch_bytes`; the memory plan: `tensors` [{name, shape, dtype, space,
+offset, bytes}].
 """
 
 from collections.abc import Iterable, Mapping
@@ -74,6 +75,8 @@ def of_bundle(bundle: Bundle, claimed_signer: str) -> dict[str, Any]:
         "version": manifest.version,
         "target": manifest.target,
         "release": manifest.release,
+        "made": manifest.made and str(manifest.made),
+        "expires": manifest.expires and str(manifest.expires),
         "arch": manifest.arch,
         "needs": list(manifest.needs),
         "abi": manifest.abi,

@@ -375,6 +375,7 @@ def inspection(found: dict[str, Any]) -> list[Table]:
         f"{found['name']} {found['version']} for {found['target']}",
         [
             ("signer", signer),
+            ("release", _release_line(found)),
             ("quality", found["quality"]),
             ("checked", "by the build" if found["checked"] else "not yet: the device does it before its first result"),
             ("needs", f"{found['arch']} {' '.join(found['needs'])}"),
@@ -392,6 +393,12 @@ def inspection(found: dict[str, Any]) -> list[Table]:
     arena = sorted((item for item in found["tensors"] if item["space"] == "arena"), key=lambda item: item["offset"])
     cells = ([f"{item['offset']:,}", f"{item['bytes']:,}", _tensor(item)] for item in arena)
     return [head, files, ops, columns("memory plan: tensors in the arena", ["offset", "bytes", "tensor"], cells)]
+
+
+def _release_line(found: dict[str, Any]) -> str:
+    """The counter and the days of a manifest."""
+    days = (f"{said} {found[key]}" for key, said in (("made", "made"), ("expires", "expires")) if found[key])
+    return ", ".join([str(found["release"]), *days])
 
 
 def _file_cells(files: list[dict[str, Any]]) -> list[list[str]]:

@@ -4,7 +4,7 @@
 
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -21,6 +21,9 @@ from edgebuild.cli.common import (
     signer_of,
 )
 from edgebuild.core.errors import UsageError
+
+if TYPE_CHECKING:
+    from datetime import date
 
 LOCK_SECONDS = 30.0
 
@@ -86,6 +89,30 @@ def compile_(
     version: Annotated[
         str | None, typer.Option(help="The bundle's version. Default: the recipe's, 1.0.0.", show_default=False)
     ] = None,
+    release: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            max=2**31 - 1,
+            metavar="N",
+            help="The release counter, which a device never lets fall. Default: the recipe's, 1.",
+            show_default=False,
+        ),
+    ] = None,
+    made: Annotated[
+        str | None,
+        typer.Option(
+            metavar="DATE|now",
+            help="The day it is made, in UTC, into the manifest; `now` is $SOURCE_DATE_EPOCH where that is set.",
+            show_default=False,
+        ),
+    ] = None,
+    expires: Annotated[
+        str | None,
+        typer.Option(
+            metavar="DATE|+90d", help="The day from which on it is not installed any more.", show_default=False
+        ),
+    ] = None,
     tune: Annotated[
         float | None,
         typer.Option(
@@ -116,8 +143,17 @@ def compile_(
         chosen = replace(chosen, model=replace(chosen.model, precision="float32"))
     identity = projects.identity(chosen, name, version)
     seconds = _tuning(tune, update_lock=update_lock)
+    made_day, expiry = _days(made, expires)
     job = pipeline.Job(
-        chosen, load_target(target), *identity, untrained=untrained, tune=seconds, update_lock=update_lock
+        chosen,
+        load_target(target),
+        *identity,
+        untrained=untrained,
+        tune=seconds,
+        update_lock=update_lock,
+        release=release or chosen.identity.release,
+        made=made_day,
+        expires=expiry,
     )
     chosen_signer, trusted = signer_of(key, signer, None, None)
     prepare_folder(out)
@@ -148,6 +184,14 @@ def demo() -> None:
     with progress() as listener:
         found = demonstration.run(listener)
     console().print(views.rows("demo: handwritten digits on this machine", found))
+
+
+def _days(made: str | None, expires: str | None) -> "tuple[date | None, date | None]":
+    """What the manifest says; an expiry that counts from an unsaid day counts from today."""
+    from edgebuild.core import dates
+
+    day = dates.made_day("--made", made) if made else None
+    return day, dates.expiry_day("--expires", expires, day or dates.today()) if expires else None
 
 
 def _tuning(seconds: float | None, *, update_lock: bool) -> float:

@@ -24,6 +24,7 @@ from edgebuild.cli.common import (
 
 if TYPE_CHECKING:
     from edgebuild.core.bundle import Bundle
+    from edgebuild.core.trust import Trust
 
 
 @app.command()
@@ -93,7 +94,7 @@ def _has_display() -> bool:
 def verify(
     bundle: BundleFile,
     trust: Annotated[
-        Path, typer.Option(metavar="FILE", help="Trust file: lines of minisign public keys.", show_default=False)
+        Path, typer.Option(metavar="FILE", help="Trust file: public keys, or one with roles.", show_default=False)
     ],
     as_json: Json = False,
 ) -> None:
@@ -104,7 +105,7 @@ def verify(
     data, trusted = read_file(bundle), load_trust(trust)
     with naming(bundle):
         found = read_bundle(data, trusted)
-    _print_verified(found, as_json=as_json)
+    _print_verified(found, _expired(found, trusted), as_json=as_json)
 
 
 @app.command(epilog=EXIT_CODES)
@@ -149,15 +150,32 @@ def sign(
     with naming(bundle):
         signed, found = sign_again(read, chosen, trusted)
     write_together(path.parent, {path.name: signed})
-    _print_verified(found, as_json=as_json)
+    _print_verified(found, _expired(found, trusted), as_json=as_json)
 
 
-def _print_verified(found: "Bundle", *, as_json: bool) -> None:
+def _expired(found: "Bundle", trusted: "Trust") -> list[str]:
+    """What keeps a device from installing the bundle from today on; it still verifies, and still runs (SPEC 4)."""
+    from edgebuild.core.dates import today
+
+    day, manifest, roles = today(), found.manifest, trusted.roles
+    past = []
+    if manifest.expires is not None and day >= manifest.expires:
+        past.append(f"the bundle expired on {manifest.expires}")
+    if roles is not None and roles.expired(day):
+        past.append(f"the trust file expired on {roles.expires}")
+    return past
+
+
+def _print_verified(found: "Bundle", expired: list[str], *, as_json: bool) -> None:
     assert found.signer is not None
     manifest = found.manifest
     if as_json:
         fields = {"name": manifest.name, "version": manifest.version, "target": manifest.target}
-        print_json({**fields, "signer": found.signer.name, "files": len(manifest.files), "verified": True})
+        print_json(
+            {**fields, "signer": found.signer.name, "files": len(manifest.files), "verified": True, "expired": expired}
+        )
     else:
         what = f"{manifest.name} {manifest.version} for {manifest.target}"
         sys.stdout.write(f"{what}: signed by {found.signer.name}, {len(manifest.files)} files unchanged\n")
+        for what in expired:
+            sys.stdout.write(f"warning: {what}: devices do not install it any more\n")

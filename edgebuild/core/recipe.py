@@ -3,6 +3,7 @@
     [recipe]
     name = "digits"              # names the bundle: a-z 0-9 _ -
     version = "1.0.0"
+    release = 1                  # optional: the release counter, which devices never let fall
     description = "…"
 
     [model]                      # a function that returns the nn.Module, Keras model, tf.Module or tf.function …
@@ -51,6 +52,7 @@ from typing import Any, Literal
 
 from edgebuild.core import digest
 from edgebuild.core.errors import ModelError, RecipeError
+from edgebuild.core.lines import MAX_NUMBER
 from edgebuild.core.manifest import is_name, is_version
 from edgebuild.core.toml import read
 
@@ -85,6 +87,7 @@ class Identity:
     name: str
     version: str = "1.0.0"
     description: str = ""
+    release: int = 1
 
     def __post_init__(self) -> None:
         if not is_name(self.name):
@@ -93,6 +96,8 @@ class Identity:
             raise ValueError(
                 f"version: {self.version!r} must be 1 to 32 of letters, digits and . + ~ -, the first a letter or digit"
             )
+        if not 1 <= self.release <= MAX_NUMBER:
+            raise ValueError(f"release: {self.release} is not between 1 and {MAX_NUMBER}")
 
 
 @dataclasses.dataclass(frozen=True)

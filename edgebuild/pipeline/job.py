@@ -1,6 +1,7 @@
 """What a build is asked for, what comes out, and who hears of it."""
 
 from dataclasses import dataclass
+from datetime import date
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -37,6 +38,7 @@ class Job:
     """What is built, under which name. `recipe` may stand for a bare model file.
 
     `tune`: seconds for measuring block sizes on this machine; `update_lock`: measure again, and write recipe.lock.
+    `release`, `made`, `expires` are the manifest's.
     """
 
     recipe: Recipe
@@ -46,6 +48,9 @@ class Job:
     untrained: bool = False
     tune: float = 0.0
     update_lock: bool = False
+    release: int = 1
+    made: date | None = None
+    expires: date | None = None
 
     @property
     def of_file(self) -> bool:

@@ -190,7 +190,8 @@ class Stages(Cached):
             sources=_handler_sources(recipe),
         )
         runnable = runner.prefix_for(self.job.target)[0] is not None
-        return package.package(contents, self.job.target, checked=runnable)
+        stamp = package.Stamp(self.job.release, self.job.made, self.job.expires)
+        return package.package(contents, self.job.target, stamp, checked=runnable)
 
     def check(self, test: Draft) -> dict[str, Any]:
         if test.prefix is None:

@@ -3,6 +3,7 @@
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import date
 
 from edgebuild.core import bundle
 from edgebuild.core.errors import ModelError
@@ -34,6 +35,15 @@ class Contents:
 
 
 @dataclass(frozen=True)
+class Stamp:
+    """What tells one release from another (SPEC section 2): the counter, and days in UTC."""
+
+    release: int = 1
+    made: date | None = None
+    expires: date | None = None
+
+
+@dataclass(frozen=True)
 class Package:
     """A bundle but for its signature."""
 
@@ -41,7 +51,10 @@ class Package:
     files: dict[str, bytes]
 
 
-def package(contents: Contents, target: Target, release: int = 1, *, checked: bool = True) -> Package:
+_FIRST = Stamp()
+
+
+def package(contents: Contents, target: Target, stamp: Stamp = _FIRST, *, checked: bool = True) -> Package:
     """`checked`: this machine can run the bundle, and will. Raises ModelError for an input or output that a manifest
     cannot express.
     """
@@ -53,7 +66,7 @@ def package(contents: Contents, target: Target, release: int = 1, *, checked: bo
         name=contents.name,
         version=contents.version,
         target=target.name,
-        release=release,
+        release=stamp.release,
         arch=target.arch,
         needs=target.features,
         abi=ABI,
@@ -65,6 +78,8 @@ def package(contents: Contents, target: Target, release: int = 1, *, checked: bo
         outputs=contents.outputs,
         files=bundle.file_rows(files),
         checked=checked,
+        made=stamp.made,
+        expires=stamp.expires,
     )
     return Package(manifest, files)
 
