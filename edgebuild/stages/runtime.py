@@ -7,6 +7,7 @@ by one rename; asking again for the same one only reads the sources.
 import hashlib
 import importlib.metadata
 import os
+import platform
 import shutil
 import subprocess
 import sys
@@ -14,7 +15,7 @@ import tarfile
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from edgebuild.core.cache import cache_dir
@@ -22,13 +23,35 @@ from edgebuild.core.errors import CompileError, EnvironmentProblem
 from edgebuild.core.resources import resource
 from edgebuild.core.zig import zig_cc
 
-PYNACL = "1.6.2"
-PYNACL_SHA256 = "018494d6d696ae03c7e656e5e74cdfd8ea1326962cc401bcf018f1ed8436811c"
+@dataclass(frozen=True)
+class Sdist:
+    """A source package that holds the C sources of a library, pinned by version and SHA-256."""
+
+    package: str
+    version: str
+    sha256: str
+    library: str
+    folder: str  # of the library's sources, inside the package
+
+
+SODIUM = Sdist(
+    "pynacl",
+    "1.6.2",
+    "018494d6d696ae03c7e656e5e74cdfd8ea1326962cc401bcf018f1ed8436811c",
+    "libsodium",
+    "pynacl-1.6.2/src/libsodium",
+)
+ZSTD = Sdist(
+    "zstandard",
+    "0.25.0",
+    "7713e1179d162cf5c7906da876ec2ccb9c3a9dcbdffef0cc7f70c3667a205f0b",
+    "zstd",
+    "zstandard-0.25.0/zstd",
+)
 GLIBC = "2.28"
 
-_SODIUM = f"pynacl-{PYNACL}/src/libsodium"
 _SANITIZERS = "address,undefined"
-_SOURCE_FOLDERS = ("cmake", "fuzz", "include", "src", "tests")
+_SOURCE_FOLDERS = ("cmake", "fuzz", "include", "src", "tests", "tools")
 
 
 @dataclass(frozen=True)
@@ -55,6 +78,16 @@ def release_build(triple: str) -> Build:
     return Build(tuple(zig_cc(triple, GLIBC)), importlib.metadata.version("ziglang"), settings)
 
 
+def delta_encoder() -> Path:
+    """The library that encodes deltas, for this machine."""
+    build = replace(release_build(_here()), targets=("edgebuild_encode",))
+    return build_runtime(build) / "libedgebuild_encode.so"
+
+
+def _here() -> str:
+    return f"{platform.machine()}-linux-gnu"
+
+
 def sanitized_build(sanitizers: str = _SANITIZERS, targets: tuple[str, ...] = ("edgebuild-run",)) -> Build:
     """A build for this machine with clang's sanitizers; zig's clang cannot link them."""
     clang = shutil.which("clang")
@@ -74,13 +107,13 @@ def build_runtime(build: Build) -> Path:
     return folder
 
 
-def libsodium_source() -> Path:
-    """The unpacked source of libsodium, from PyNaCl's source package (pinned by version and SHA-256)."""
-    folder = cache_dir() / "libsodium" / PYNACL_SHA256[:16]
+def library_source(sdist: Sdist) -> Path:
+    """The unpacked C sources of a library."""
+    folder = cache_dir() / sdist.library / sdist.sha256[:16]
     if not folder.is_dir():
         with _appearing(folder) as new:
-            _unpack(_download_pynacl(new), new)
-    return folder / _SODIUM
+            _unpack(_download(sdist, new), new, sdist.folder)
+    return folder / sdist.folder
 
 
 def _sources() -> list[tuple[str, bytes]]:
@@ -96,7 +129,7 @@ def _key(build: Build) -> str:
     # The compiler's folder does not shape the bytes.
     command = (Path(build.compiler[0]).name, *build.compiler[1:])
     digest.update(repr((command, build.compiler_version, sorted(build.settings.items()), build.targets)).encode())
-    digest.update(PYNACL_SHA256.encode())
+    digest.update(f"{SODIUM.sha256} {ZSTD.sha256}".encode())
     for name, data in _sources():
         digest.update(f"{len(name)} {len(data)} {name}\n".encode() + data)
     return digest.hexdigest()[:32]
@@ -124,32 +157,32 @@ def _run(command: list[str], *, cwd: Path | None = None) -> str:
     return done.stdout
 
 
-def _download_pynacl(folder: Path) -> Path:
-    """PyNaCl's source package; pip refuses one with another hash before it looks into it."""
+def _download(sdist: Sdist, folder: Path) -> Path:
+    """The source package; pip refuses one with another hash before it looks into it."""
     requirements = folder / "requirements.txt"
-    requirements.write_text(f"pynacl=={PYNACL} --hash=sha256:{PYNACL_SHA256}\n")
+    requirements.write_text(f"{sdist.package}=={sdist.version} --hash=sha256:{sdist.sha256}\n")
     command = [sys.executable, "-m", "pip", "download", "--disable-pip-version-check", "--quiet", "--no-deps"]
-    command += ["--no-binary", "pynacl", "--require-hashes", "--requirement", str(requirements), "--dest", str(folder)]
+    command += ["--no-binary", sdist.package, "--require-hashes", "--requirement", str(requirements)]
     try:
-        _run(command)
+        _run([*command, "--dest", str(folder)])
     except (OSError, subprocess.CalledProcessError) as error:
         raise EnvironmentProblem(
-            f"cannot get the source of libsodium (PyNaCl {PYNACL}): {_last_lines(error)}",
+            f"cannot get the source of {sdist.library} ({sdist.package} {sdist.version}): {_last_lines(error)}",
             "the first build needs a package index that pip can reach",
         ) from error
-    archive = folder / f"pynacl-{PYNACL}.tar.gz"
+    archive = folder / f"{sdist.package}-{sdist.version}.tar.gz"
     found = hashlib.sha256(archive.read_bytes()).hexdigest() if archive.is_file() else "nothing"
-    if found != PYNACL_SHA256:
+    if found != sdist.sha256:
         raise EnvironmentProblem(
-            f"the source package of PyNaCl {PYNACL} is not the expected one: SHA-256 {found}",
-            f"expected {PYNACL_SHA256}; check pip's package index",
+            f"the source package of {sdist.package} {sdist.version} is not the expected one: SHA-256 {found}",
+            f"expected {sdist.sha256}; check pip's package index",
         )
     return archive
 
 
-def _unpack(archive: Path, folder: Path) -> None:
+def _unpack(archive: Path, folder: Path, wanted: str) -> None:
     with tarfile.open(archive) as tar:
-        members = [member for member in tar if member.name.startswith(_SODIUM)]
+        members = [member for member in tar if member.name.startswith(wanted)]
         tar.extractall(folder, members, filter="data")
     archive.unlink()
 
@@ -170,7 +203,8 @@ def _compile(build: Build, folder: Path) -> None:
     settings = {
         "CMAKE_MAKE_PROGRAM": ninja,
         "CMAKE_C_COMPILER": ";".join(build.compiler),
-        "EB_SODIUM": str(libsodium_source()),
+        "EB_SODIUM": str(library_source(SODIUM)),
+        "EB_ZSTD": str(library_source(ZSTD)),
         **build.settings,
     }
     with tempfile.TemporaryDirectory(prefix="edgebuild-runtime-") as scratch:
@@ -183,8 +217,9 @@ def _compile(build: Build, folder: Path) -> None:
                 f"the native runtime does not build: {_last_lines(error)}", "`make setup` installs what it needs"
             ) from error
         for target in build.targets:
-            found = next(path for path in Path(scratch).rglob(target) if path.is_file() and os.access(path, os.X_OK))
-            shutil.copy2(found, folder / target)
+            names = (target, f"lib{target}.so")
+            found = next(path for name in names for path in Path(scratch).rglob(name) if path.is_file())
+            shutil.copy2(found, folder / found.name)
 
 
 def _last_lines(error: Exception) -> str:

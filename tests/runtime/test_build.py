@@ -23,7 +23,9 @@ LAYERS = (
     {"manifest", "minisign"},
     {"trust"},
     {"bundle"},
-    {"plan", "program", "pool"},
+    {"plan", "program", "pool", "bits"},
+    {"numbers", "coded", "unzstd"},
+    {"coded_weights", "coded_patch", "delta"},
     {"trial"},
     {"engine"},
     {"stream", "json", "latency"},
@@ -70,12 +72,13 @@ def test_unchanged_sources_are_not_built_again() -> None:
 
 def test_other_folder_gives_the_same_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     expected = runtime_binary(TRIPLES[1]).read_bytes()
-    sodium = runtime.libsodium_source()
+    sodium, zstd = runtime.library_source(runtime.SODIUM), runtime.library_source(runtime.ZSTD)
     copy = tmp_path / "another place"
     shutil.copytree(resource("runtime-min"), copy / "runtime-min")
-    shutil.copytree(sodium / "src/libsodium", copy / "sodium/src/libsodium")
+    shutil.copytree(sodium / "src/libsodium", copy / "libsodium/src/libsodium")
+    shutil.copytree(zstd, copy / "zstd")
     monkeypatch.setattr(runtime, "resource", lambda name: copy / name)
-    monkeypatch.setattr(runtime, "libsodium_source", lambda: copy / "sodium")
+    monkeypatch.setattr(runtime, "library_source", lambda sdist: copy / sdist.library)
     monkeypatch.setenv("EDGEBUILD_CACHE", str(tmp_path / "cache"))
     again = build_runtime(release_build(TRIPLES[1])) / "edgebuild-run"
     assert again.is_relative_to(tmp_path)
@@ -94,8 +97,8 @@ def test_includes_point_down() -> None:
 def test_no_package_index(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("EDGEBUILD_CACHE", str(tmp_path))
     monkeypatch.setenv("PIP_NO_INDEX", "1")
-    with pytest.raises(EnvironmentProblem, match=r"cannot get the source of libsodium \(PyNaCl") as caught:
-        runtime.libsodium_source()
+    with pytest.raises(EnvironmentProblem, match=r"cannot get the source of libsodium \(pynacl") as caught:
+        runtime.library_source(runtime.SODIUM)
     assert "package index" in caught.value.hint
     assert list(tmp_path.rglob("*")) == [tmp_path / "libsodium"]
 
@@ -108,8 +111,8 @@ def test_no_clang(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_build_that_fails_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    sodium = runtime.libsodium_source()
-    monkeypatch.setattr(runtime, "libsodium_source", lambda: sodium)
+    found = {sdist: runtime.library_source(sdist) for sdist in (runtime.SODIUM, runtime.ZSTD)}
+    monkeypatch.setattr(runtime, "library_source", found.__getitem__)
     monkeypatch.setenv("EDGEBUILD_CACHE", str(tmp_path))
     broken = runtime.Build(("/bin/false",), "0")
     with pytest.raises(CompileError, match="the native runtime does not build"):
