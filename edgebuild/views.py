@@ -5,7 +5,7 @@ from collections.abc import Iterable, Sequence
 from types import TracebackType
 from typing import Any, Literal
 
-from rich.console import Console
+from rich.console import Console, Group
 from rich.markup import escape
 from rich.progress import (
     BarColumn,
@@ -25,6 +25,7 @@ from edgebuild.report import shipped
 UNITS = ((1 << 20, "MiB"), (1 << 10, "KiB"))
 _SAYS = "says"
 _LONGEST = 12
+_HARDLY = 0.9
 
 
 class _TimeLeft(TimeRemainingColumn):
@@ -413,3 +414,22 @@ def _op_cells(op: dict[str, Any]) -> list[str]:
 
 def _tensor(item: dict[str, Any]) -> str:
     return f"{item['name']} {item['dtype']}{item['shape']}"
+
+
+def delta(found: dict[str, Any]) -> Group:
+    """The end of `edgebuild delta`: each file, how it is coded, and what it costs."""
+    versions = f"{found['from']['version']} → {found['to']['version']}"
+    title = f"{versions}: {size(found['bytes'])}, {found['share']:.1%} of the bundle"
+    cells = [("manifest and signature", "", "zstd-old", size(found["head_bytes"]))]
+    cells += [(row["path"], size(row["size"]), row["codec"], size(row["cost"])) for row in found["files"]]
+    return Group(columns(title, ["file", "bytes", "codec", "in the delta"], cells), *_delta_notes(found))
+
+
+def _delta_notes(found: dict[str, Any]) -> list[str]:
+    notes = [f"\n{found['file']}"]
+    if found["share"] > _HARDLY:
+        notes.append("hardly smaller than the bundle itself: the two releases have little in common")
+    if found["to"]["release"] < found["from"]["release"]:
+        counters = f"{found['from']['release']} to {found['to']['release']}"
+        notes.append(f"the release counter falls from {counters}: devices refuse that")
+    return notes

@@ -66,9 +66,14 @@ def read_unverified(data: bytes | memoryview) -> Bundle:
     return Bundle(manifest, _files(reader, manifest), None)
 
 
+def head(data: bytes | memoryview) -> tuple[bytes, bytes]:
+    """The bytes of manifest and signature; nothing of them is looked at."""
+    return _head(tar.Reader(data))
+
+
 def signature_key_name(data: bytes | memoryview) -> str:
     """The key id that the signature claims; nothing is verified."""
-    _, signature = _head(tar.Reader(data))
+    _, signature = head(data)
     return PublicKey(minisign.parse_signature(signature).key_id, bytes(32)).name
 
 

@@ -6,7 +6,6 @@ by one rename; asking again for the same one only reads the sources.
 
 import hashlib
 import importlib.metadata
-import os
 import platform
 import shutil
 import subprocess
@@ -22,6 +21,7 @@ from edgebuild.core.cache import cache_dir
 from edgebuild.core.errors import CompileError, EnvironmentProblem
 from edgebuild.core.resources import resource
 from edgebuild.core.zig import zig_cc
+
 
 @dataclass(frozen=True)
 class Sdist:

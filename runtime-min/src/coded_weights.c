@@ -148,13 +148,13 @@ static void code_integers(struct state *state, size_t count) {
   }
 }
 
-/* float32 as integers in the same order; -0 is beside 0. */
+/* float32 as integers in the same order, each a number of its own: -0 is -1. */
 static int32_t ordered(uint32_t bits) {
-  return (int32_t)(bits >> 31 ? UINT32_C(0x80000000) - bits : bits);
+  return (int32_t)(bits >> 31 ? ~(bits & 0x7fffffffu) : bits);
 }
 
 static uint32_t from_ordered(int32_t order) {
-  return order < 0 ? UINT32_C(0x80000000) - (uint32_t)order : (uint32_t)order;
+  return order < 0 ? ~(uint32_t)order | 0x80000000u : (uint32_t)order;
 }
 
 static float float_of(uint32_t bits) {

@@ -1,9 +1,10 @@
 #include "encode.h"
 
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
-#include "coded.h"
+#include "delta.h"
 
 #define NO_ROOM (-1)
 #define NO_FIT (-2)
@@ -134,4 +135,60 @@ int64_t eb_encode_patch(const uint8_t *before, uint64_t old_size, const uint8_t 
   free(list);
   free(memory);
   return finished(&encoder, status);
+}
+
+struct decoding {
+  const struct eb_decoded *file;
+  uint64_t read, written;
+};
+
+static ssize_t read_coded(void *context, void *data, size_t size) {
+  struct decoding *decoding = context;
+  uint64_t left = decoding->file->coded_size - decoding->read;
+  if (size > left) size = (size_t)left;
+  memcpy(data, decoding->file->coded + decoding->read, size);
+  decoding->read += size;
+  return (ssize_t)size;
+}
+
+static bool get_decoded(void *context, uint64_t offset, void *data, size_t size, eb_error *error) {
+  const struct eb_decoded *file = ((struct decoding *)context)->file;
+  error->status = EB_REFUSED;
+  return get(file->before, file->old_size, offset, data, size);
+}
+
+static bool put_decoded(void *context, const void *data, size_t size, eb_error *error) {
+  struct decoding *decoding = context;
+  error->status = EB_REFUSED;
+  if (size > decoding->file->new_size - decoding->written) return false;
+  memcpy(decoding->file->after + decoding->written, data, size);
+  decoding->written += size;
+  return true;
+}
+
+int32_t eb_decode_file(const struct eb_decoded *file, char *text, uint64_t capacity) {
+  struct decoding decoding = {.file = file};
+  eb_feed feed = {.read = read_coded, .context = &decoding};
+  eb_error error = {0};
+  struct eb_delta *delta = calloc(1, sizeof *delta);
+  void *memory = new_memory(eb_delta_memory());
+  eb_status status = delta && memory ? EB_OK : EB_MEMORY;
+  if (!status) {
+    *delta = (struct eb_delta){.feed = &feed, .memory = memory, .left = file->coded_size};
+    struct eb_delta_file wanted = {.path = file->path,
+                                   .size = file->new_size,
+                                   .has_old = file->has_old,
+                                   .old_size = file->old_size,
+                                   .plan = {file->plan, file->plan_size},
+                                   .old_plan = {file->old_plan, file->old_plan_size},
+                                   .get_old = get_decoded,
+                                   .put = put_decoded,
+                                   .context = &decoding};
+    status = eb_delta_decode(delta, (enum eb_codec)file->codec, &wanted, &error);
+  }
+  if (!status && decoding.written != file->new_size) status = EB_REFUSED;
+  snprintf(text, capacity, "%s", error.message);
+  free(memory);
+  free(delta);
+  return (int32_t)status;
 }
