@@ -11,9 +11,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import roles
 import tiny
-from machine import FUZZERS, HOST, Machine
+from machine import HOST, Machine
 
 from edgebuild.core.zig import zig_cc
 
@@ -196,46 +195,3 @@ def test_unit_tests_in_c(sanitized: Path) -> None:
     for name in ("test_sha256", "test_pool", "test_trial"):
         done = subprocess.run([sanitized / name], capture_output=True, text=True, check=False, timeout=120)
         assert (done.returncode, done.stderr) == (0, ""), done.stdout
-
-
-def seeds(bundle: tiny.Bundle) -> dict[str, list[bytes]]:
-    """What each fuzzer starts from: inputs that are accepted."""
-    trust, manifest = tiny.KEY.trust, bundle.manifest()
-    head = len(trust).to_bytes(2, "little") + trust
-    frame = bytes(range(45))
-    signed = tiny.KEY.sign(b"m", "a\tcomment")
-    first = roles.Roles().build()
-    next_ = roles.Roles(version="2", roots=roles.ROOTS[2:4], retired=roles.ROOTS[:2], signers=roles.ROOTS[2:4])
-    return {
-        "manifest": [manifest, manifest.replace(b"arch", b"made 2026-01-31\nexpires 2028-02-29\narch")],
-        "trust": [
-            len(first).to_bytes(2, "little") + first + next_.build(),
-            len(first).to_bytes(2, "little") + first + next_.but(signers=(*next_.signers, *roles.ROOTS[:2])).build(),
-            head + first,
-        ],
-        "minisign": [head + signed, head + signed.replace(b"edgebuild", b"minisign secret key")],
-        "bundle": [head + bundle.build()],
-        "plan": [bundle.plan],
-        "npy": [tiny.npy(np.zeros((2, 3), np.float32)), tiny.npy(np.zeros((4, 2, 3), np.float32))],
-        "y4m": [
-            b"YUV4MPEG2 W5 H3 C444\nFRAME\n" + frame,
-            b"YUV4MPEG2 W5 H3\nFRAME X\n" + frame,
-            b"P6 5 3 255\n" + frame,
-        ],
-    }
-
-
-@pytest.mark.parametrize("name", FUZZERS)
-def test_fuzz_briefly(sanitized: Path, tmp_path: Path, bundle: tiny.Bundle, name: str) -> None:
-    corpus = tmp_path / "corpus"
-    corpus.mkdir()
-    for i, seed in enumerate(seeds(bundle)[name]):
-        (corpus / f"seed-{i}").write_bytes(seed)
-    # The largest memory of a process counts what its parent held before exec, and this one may be large: what is
-    # limited is each allocation.
-    search = ("-max_total_time=1", "-seed=1", "-max_len=32768", f"-artifact_prefix={tmp_path}/")
-    search = (*search, "-rss_limit_mb=0", "-malloc_limit_mb=1024")
-    for arguments in (search, ("-runs=0", "-rss_limit_mb=0")):
-        command = [sanitized / f"fuzz_{name}", *arguments, corpus]
-        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
-        assert done.returncode == 0, done.stderr[-3000:]
