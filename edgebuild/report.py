@@ -20,14 +20,22 @@ verified`; `made`, `expires`: YYYY-MM-DD or null; `signer`: key id; `inputs`, `o
 [{path, size, sha256}]; `ops` [{name, kind, inputs, outputs, macs, integer}] with [{name, shape, dtype, space}];
 `macs` {total, integer}; `arena_bytes, scratch_bytes`; the memory plan: `tensors` [{name, shape, dtype, space,
 offset, bytes}].
+
+Trust file: `form`: roles or keys; `version, made, expires, expired, root_threshold`; `keys` [{role, key_id, public,
+signed}]: role root, retired or release; `signed_by_roots`; `stands`; with --after `follows`: {version, signed_by_roots,
+root_threshold, holds, problem}. Of a plain list of keys `form` and `keys` alone.
 """
 
 from collections.abc import Iterable, Mapping
+from datetime import date
 from typing import Any
 
 from edgebuild.core.bundle import Bundle
+from edgebuild.core.errors import BundleError
 from edgebuild.core.manifest import Manifest, Tensor, Trigger
+from edgebuild.core.minisign import PublicKey
 from edgebuild.core.plan import Plan, PlanOp, read_plan
+from edgebuild.core.trust import Trust, TrustFile, follows
 
 
 def of_build(
@@ -138,3 +146,46 @@ def _op(plan: Plan, op: PlanOp) -> dict[str, Any]:
 def _operand(plan: Plan, index: int) -> dict[str, Any]:
     tensor = plan.tensors[index]
     return {"name": tensor.name, "shape": list(tensor.shape), "dtype": tensor.dtype, "space": tensor.space}
+
+
+def of_keys(trust: Trust) -> dict[str, Any]:
+    """The description of a plain list of keys."""
+    return {"form": "keys", "keys": [_key("release", key, ()) for key in trust.values()]}
+
+
+def of_trust(file: TrustFile, after: TrustFile | None, today: date) -> dict[str, Any]:
+    """The description of a trust file with roles, finished or not, and whether it follows `after`."""
+    signers = file.signers()
+    by_roots = sum(key in file.roots for key in signers)
+    roles = (("root", file.roots), ("retired", file.retired), ("release", file.release))
+    return {
+        "form": "roles",
+        "version": file.version,
+        "made": str(file.made),
+        "expires": str(file.expires),
+        "expired": file.expired(today),
+        "root_threshold": file.root_threshold,
+        "keys": [_key(role, key, signers) for role, keys in roles for key in keys],
+        "signed_by_roots": by_roots,
+        "stands": by_roots >= file.root_threshold,
+        **({} if after is None else {"follows": _follows(after, file, stands=by_roots >= file.root_threshold)}),
+    }
+
+
+def _follows(old: TrustFile, file: TrustFile, *, stands: bool) -> dict[str, Any]:
+    problem = None if stands else "it does not stand on its own"
+    try:
+        follows(old, file)
+    except BundleError as error:
+        problem = error.message
+    return {
+        "version": old.version,
+        "signed_by_roots": len(file.signed_by(old.roots)),
+        "root_threshold": old.root_threshold,
+        "holds": problem is None,
+        "problem": problem,
+    }
+
+
+def _key(role: str, key: PublicKey, signers: Iterable[PublicKey]) -> dict[str, Any]:
+    return {"role": role, "key_id": key.name, "public": key.line(), "signed": key in signers}

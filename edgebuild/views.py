@@ -433,3 +433,27 @@ def _delta_notes(found: dict[str, Any]) -> list[str]:
         counters = f"{found['from']['release']} to {found['to']['release']}"
         notes.append(f"the release counter falls from {counters}: devices refuse that")
     return notes
+
+
+def trust(found: dict[str, Any], path: str) -> list[Table]:
+    """The tables of `edgebuild trust show`."""
+    keys = [[key["role"], key["key_id"], "yes" if key["signed"] else ""] for key in found["keys"]]
+    if found["form"] == "keys":
+        return [columns(f"{escape(path)}: keys that may sign bundles", ["role", "key"], [key[:2] for key in keys])]
+    pairs = [
+        ("made", found["made"]),
+        ("expires", found["expires"] + (": expired, nothing is installed under it" if found["expired"] else "")),
+        ("stands", _counted(found["stands"], found, "of its roots")),
+    ]
+    if step := found.get("follows"):
+        problem = "" if step["holds"] else f"; {step['problem']}"
+        counted = _counted(step["holds"], step, f"of the roots of version {step['version']}")
+        pairs.append(("follows", escape(counted + problem)))
+    head = rows(f"{escape(path)}: trust file, version {found['version']}", pairs)
+    return [head, columns("keys", ["role", "key", "signed"], keys)]
+
+
+def _counted(holds: bool, found: dict[str, Any], whose: str) -> str:
+    return (
+        f"{'yes' if holds else 'NO'}: signed by {found['signed_by_roots']} {whose}, it takes {found['root_threshold']}"
+    )

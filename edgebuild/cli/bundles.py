@@ -137,9 +137,10 @@ def sign(
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Sign a bundle again, with another key; nothing else of it changes."""
+    """Sign a bundle again, with another key; nothing else of it changes. The report beside it names the new one."""
     from edgebuild.core.bundle import read_unverified
     from edgebuild.core.disk import write_together
+    from edgebuild.page.files import signed_again
     from edgebuild.stages.sign import sign_again
 
     path = out or bundle
@@ -149,7 +150,9 @@ def sign(
     chosen, trusted = signer_of(key, signer, signature, trust)
     with naming(bundle):
         signed, found = sign_again(read, chosen, trusted)
-    write_together(path.parent, {path.name: signed})
+    assert found.signer is not None
+    reports = signed_again(path, found.manifest, found.signer.name, len(signed))
+    write_together(path.parent, {path.name: signed, **reports})
     _print_verified(found, _expired(found, trusted), as_json=as_json)
 
 

@@ -1,17 +1,22 @@
-"""`keys`: make and show signing keys."""
+"""`keys`: make, show and rotate signing keys."""
 
 # ruff: noqa: PLC0415 - a command imports what it needs, so that `--help` answers at once
 
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from edgebuild.cli.common import Json, app, disk_errors_at, print_json
+from edgebuild.cli.common import Json, app, disk_errors_at, naming, print_json
 from edgebuild.core.errors import UsageError
 
-keys_app = typer.Typer(help="Make and show signing keys.")
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from edgebuild.core.minisign import PublicKey
+
+keys_app = typer.Typer(help="Make, show and rotate signing keys.")
 app.add_typer(keys_app, name="keys")
 
 
@@ -63,3 +68,93 @@ def keys_show(
         print_json({"file": str(path), "key_id": public.name, "public": public.line()})
     else:
         sys.stdout.write(f"# {path}, key {public.name}\n{public.line()}\n")
+
+
+@keys_app.command("rotate")
+def keys_rotate(
+    out: Annotated[Path, typer.Option(metavar="NEW.key", help="The new key; its public half is beside it.")],
+    key: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="OLD",
+            help="The key that leaves. Default: $EDGEBUILD_KEY, else the development key.",
+            show_default=False,
+        ),
+    ] = None,
+    trust: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="The trust file that lists the old key.", show_default=False)
+    ] = None,
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            "--output",
+            "-o",
+            metavar="NEXT",
+            help="Where the trust file's next version is written. Default: a plain list of keys is replaced.",
+            show_default=False,
+        ),
+    ] = None,
+    keep: Annotated[
+        bool, typer.Option("--keep", help="The old key stays in the trust file beside the new one.")
+    ] = False,
+    expires: Annotated[
+        str | None,
+        typer.Option(
+            metavar="DATE|+1y",
+            help="When the next version expires. Default: after as long as the one before.",
+            show_default=False,
+        ),
+    ] = None,
+    password: Annotated[
+        bool, typer.Option("--password", help="Protect it by a password: typed, or from $EDGEBUILD_KEY_PASSWORD.")
+    ] = False,
+) -> None:
+    """Make a new signing key in the place of an old one, and write the trust file that says so."""
+    from edgebuild.core import keys, minisign
+
+    if out.exists():
+        raise UsageError(f"{out}: exists already", "keep it, or choose another name with --out FILE")
+    if trust is None and (output or keep or expires):
+        raise UsageError("-o, --keep and --expires are about a trust file", "name it with --trust FILE")
+    old, new = keys.load_public(key or keys.signing_key_path()), minisign.generate()
+    write = _next_trust(trust, old, new.public, output, keep=keep, expires=expires) if trust else None
+    chosen = keys.new_password() if password else b""
+    with disk_errors_at(out):
+        keys.write_new(out, new, chosen)  # first: a trust file that names a key which nobody has would be worse
+    sys.stdout.write(f"{out}: keep it secret\n{out}.pub: key {new.public.name}, in the place of {old.name}\n")
+    if write:
+        sys.stdout.write(write())
+
+
+def _next_trust(
+    path: Path, old: "PublicKey", new: "PublicKey", output: Path | None, *, keep: bool, expires: str | None
+) -> "Callable[[], str]":
+    """What writes the next trust file, and says so. All that can be refused is refused before."""
+    from edgebuild.cli.trust import days_after, write_next
+    from edgebuild.core import keys, rotation
+    from edgebuild.core.disk import write_together
+    from edgebuild.core.trust import is_roles
+
+    data = keys.read_trust(path)
+    if not is_roles(data):
+        if expires:
+            raise UsageError(f"{path}: a plain list of keys does not expire", "leave out --expires")
+        place = output or path
+        with naming(path):
+            made = rotation.next_keys(data, new, old, keep=keep)
+
+        def replace_keys() -> str:
+            write_together(place.parent, {place.name: made})
+            return f"{place}: lists key {new.name}{'' if keep else f', and {old.name} no more'}\n"
+
+        return replace_keys
+    if output is None:
+        raise UsageError(f"{path}: has roles: its next version is another file, which root keys sign", "add -o NEXT")
+    before = keys.load_roles(path)
+    days = days_after(before, expires)
+    drop = () if keep else (old.name,)
+    with naming(path):
+        after = rotation.next_version(before, rotation.Change(add_release=(new,), drop_release=drop), *days)
+    if output.exists():
+        raise UsageError(f"{output}: exists already", "choose another name with -o FILE")
+    return lambda: write_next(output, after, before)

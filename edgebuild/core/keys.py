@@ -8,9 +8,10 @@ from contextlib import suppress
 from pathlib import Path
 
 from edgebuild.core import minisign
+from edgebuild.core.disk import write_together
 from edgebuild.core.errors import BundleError, EnvironmentProblem, UsageError
 from edgebuild.core.minisign import PublicKey, SecretKey
-from edgebuild.core.trust import Trust, parse_trust
+from edgebuild.core.trust import Trust, TrustFile, is_roles, parse_trust, stands
 
 KEY_VARIABLE = "EDGEBUILD_KEY"
 PASSWORD_VARIABLE = "EDGEBUILD_KEY_PASSWORD"  # noqa: S105 - its name
@@ -57,18 +58,41 @@ def load_public(path: Path) -> PublicKey:
 
 
 def load_trust(path: Path) -> Trust:
-    data = _read(path, "trust file", MAKE_TRUST)
+    data = read_trust(path)
     try:
         return parse_trust(data)
     except BundleError as error:
         raise BundleError(f"{path}: {error.message}", error.hint) from error
 
 
+def load_roles(path: Path) -> TrustFile:
+    """A trust file with roles that stands on its own. Raises BundleError, for a plain list of keys too."""
+    data = read_trust(path)
+    try:
+        if not is_roles(data):
+            raise BundleError("a plain list of keys, without versions", "`edgebuild trust new` writes one with roles")
+        return stands(data)
+    except BundleError as error:
+        raise BundleError(f"{path}: {error.message}", error.hint) from error
+
+
+def read_trust(path: Path) -> bytes:
+    """Its bytes."""
+    return _read(path, "trust file", MAKE_TRUST)
+
+
+def signing_key_path() -> Path:
+    """$EDGEBUILD_KEY, else the development key's, which may not exist yet."""
+    variable = os.environ.get(KEY_VARIABLE)
+    return Path(variable) if variable else development_key_path()
+
+
 def signing_key(chosen: Path | None) -> SecretKey:
     """The key of `--key`, else of $EDGEBUILD_KEY, else the development key, created when there is none."""
-    if chosen is None and (variable := os.environ.get(KEY_VARIABLE)):
-        chosen = Path(variable)
-    return load_secret(chosen) if chosen else development_key()
+    variable = os.environ.get(KEY_VARIABLE)
+    if chosen is None and not variable:
+        return development_key()
+    return load_secret(chosen or signing_key_path())
 
 
 def development_key(password: bytes = b"") -> SecretKey:
@@ -129,16 +153,17 @@ def write_new(path: Path, key: SecretKey, password: bytes = b"") -> None:
 
 
 def add_trust(path: Path, key: PublicKey) -> None:
-    """Lists `key` in a trust file, which is created when missing and otherwise only grows."""
+    """Lists `key` in a trust file, which is created when missing and otherwise only grows.
+
+    One with roles stays as it is: whom it trusts is for its root keys to say.
+    """
     old = path.read_bytes() if path.exists() else b""
-    if key.line().encode() in old.split(b"\n"):
+    if is_roles(old) or key.line().encode() in old.split(b"\n"):
         return
     if old and not old.endswith(b"\n"):
         old += b"\n"
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_bytes(old + key.file())
-    temporary.replace(path)
+    write_together(path.parent, {path.name: old + key.file()})
 
 
 def _read(path: Path, what: str, hint: str) -> bytes:

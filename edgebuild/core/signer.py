@@ -13,8 +13,27 @@ from edgebuild.core.minisign import PublicKey
 from edgebuild.core.trust import verify
 
 TIMEOUT_S = 60.0
-_FOUR_LINES = "it gets the manifest on standard input, and prints the four lines of a minisign signature, nothing else"
-_THIS_MANIFEST = "sign the manifest of this bundle (`tar -xf BUNDLE manifest`) with a key of the trust file"
+_FOUR_LINES = (
+    "it gets what is to be signed on standard input, and prints the four lines of a minisign signature, nothing else"
+)
+
+
+@dataclass(frozen=True)
+class Subject:
+    """What is signed, in hints: minisign's command for it, and what to do when a signature is of something else."""
+
+    command: str
+    remedy: str
+
+
+MANIFEST = Subject(
+    "`minisign -Sm manifest` writes one",
+    "sign the manifest of this bundle (`tar -xf BUNDLE manifest`) with a key of the trust file",
+)
+TRUST_BODY = Subject(
+    "`minisign -Sm BODY` writes one",
+    "sign the body of this trust file (`edgebuild trust show FILE --body > BODY`) with a root key that it lists",
+)
 
 
 class Signer(Protocol):
@@ -33,13 +52,14 @@ class CommandSigner:
 
     command: str
     trust: Mapping[bytes, PublicKey]
+    subject: Subject = MANIFEST
 
     def __post_init__(self) -> None:
         self._words()  # a wrong one is refused before a long build
 
     def sign(self, message: bytes, comment: str) -> bytes:  # noqa: ARG002 - a command writes its own
         output = self._output(message)
-        return _verified(f"--signer {self.command}", message, output, self.trust, _FOUR_LINES)
+        return _verified(f"--signer {self.command}", message, output, self.trust, _FOUR_LINES, self.subject)
 
     def _words(self) -> list[str]:
         try:
@@ -74,18 +94,21 @@ class SignatureFile:
 
     path: Path
     trust: Mapping[bytes, PublicKey]
+    subject: Subject = MANIFEST
 
     def sign(self, message: bytes, comment: str) -> bytes:  # noqa: ARG002 - it has its own
         try:
             data = self.path.read_bytes()
         except OSError as error:
             raise EnvironmentProblem(
-                f"{self.path}: the signature cannot be read: {error.strerror}", "`minisign -Sm manifest` writes one"
+                f"{self.path}: the signature cannot be read: {error.strerror}", self.subject.command
             ) from error
-        return _verified(str(self.path), message, data, self.trust, "`minisign -Sm manifest` writes one")
+        return _verified(str(self.path), message, data, self.trust, self.subject.command, self.subject)
 
 
-def _verified(where: str, message: bytes, signature: bytes, trust: Mapping[bytes, PublicKey], form: str) -> bytes:
+def _verified(
+    where: str, message: bytes, signature: bytes, trust: Mapping[bytes, PublicKey], form: str, subject: Subject
+) -> bytes:
     """`signature`, if it holds."""
     try:
         minisign.parse_signature(signature)
@@ -94,5 +117,5 @@ def _verified(where: str, message: bytes, signature: bytes, trust: Mapping[bytes
     try:
         verify(message, signature, trust)
     except BundleError as error:
-        raise BundleError(f"{where}: {error.message}", _THIS_MANIFEST) from error
+        raise BundleError(f"{where}: {error.message}", subject.remedy) from error
     return signature

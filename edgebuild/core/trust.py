@@ -13,7 +13,7 @@ MAX_BYTES = 64 * 1024
 MAX_ROOTS = 16
 MAX_RELEASE_KEYS = 64
 FORMAT = "1"
-_SKIPPED = (b"untrusted comment:", b"#")
+COMMENTS = (b"untrusted comment:", b"#")
 _HEAD = b"edgebuild-trust "
 _REMEDY = "get the trust file again from whoever made it; `edgebuild trust new` writes one"
 _NEWER = "it was made for a newer edgebuild: upgrade this one"
@@ -100,7 +100,7 @@ def parse_keys(data: bytes) -> Trust:
         )
     trust = Trust()
     for number, line in enumerate(data.split(b"\n"), start=1):
-        if line and not line.startswith(_SKIPPED):
+        if line and not line.startswith(COMMENTS):
             _add(trust, line, number)
     if not trust:
         raise BundleError("trust file: no key in it", "append the second line of a minisign public key file")

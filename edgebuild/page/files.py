@@ -2,6 +2,7 @@
 
 import json
 import os
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 from edgebuild import page
 from edgebuild.core import disk
 from edgebuild.core.errors import EnvironmentProblem, UsageError
+from edgebuild.core.manifest import Manifest
 
 BUNDLE, REPORT, PAGE = ".ebundle", ".report.json", ".report.html"
 _KEYS = ("name", "version", "target")
@@ -53,6 +55,28 @@ def write(found: Found, output: Path | None) -> Path:
         if not (place.is_file() and place.read_bytes() == data):
             disk.write_together(place.parent, {place.name: data})
     return place
+
+
+def signed_again(bundle: Path, manifest: Manifest, signer: str, size: int) -> dict[str, bytes]:
+    """The report beside a bundle, and its page, by name, once the bundle has another signature and `size` bytes.
+
+    What lies there and is no report of this bundle stays as it is.
+    """
+    stem = bundle.name.removesuffix(BUNDLE)
+    file, page_file = bundle.with_name(stem + REPORT), bundle.with_name(stem + PAGE)
+    try:
+        report = json.loads(file.read_bytes())
+    except (OSError, ValueError):
+        return {}
+    mine = {key: getattr(manifest, key) for key in _KEYS}
+    if not isinstance(report, dict) or {key: report.get(key) for key in _KEYS} != mine:
+        return {}
+    report |= {"signer": signer, "bundle_bytes": size}
+    files = {file.name: json.dumps(report, indent=2).encode() + b"\n"}
+    if page_file.exists():
+        with suppress(KeyError, TypeError, ValueError, AttributeError, IndexError):  # a report of another edgebuild
+            files[page_file.name] = page.render(report).encode()
+    return files
 
 
 def _beside(path: Path) -> Path:

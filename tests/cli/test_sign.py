@@ -1,6 +1,7 @@
 """`edgebuild keys new --password`, `edgebuild sign`."""
 
 import io
+import json
 import shlex
 import shutil
 import subprocess
@@ -67,6 +68,37 @@ def test_another_key_and_the_same_files(edgebuild, built: Path) -> None:
     assert read.files == bundle.read_unverified(before).files
     assert edgebuild("sign", built, "--key", "release.key", "--json").json["signer"] == RELEASE.public.name
     assert sorted(path.name for path in Path().iterdir()) == ["b.ebundle", "release.key", "trust"]
+
+
+def test_the_report_beside_it_names_the_new_signer(edgebuild, built: Path) -> None:
+    write_model()
+    np.savez("c.npz", x=SAMPLES)
+    assert edgebuild("compile", "m.onnx", "--calibration", "c.npz", "--json").code == 0
+    path = Path("m-1.0.0-host.ebundle")
+    report, page = path.with_suffix(".report.json"), path.with_suffix(".report.html")
+    before = json.loads(report.read_text())
+    assert edgebuild("sign", path, "--key", "release.key").code == 0
+    after = json.loads(report.read_text())
+    assert after == before | {"signer": RELEASE.public.name, "bundle_bytes": path.stat().st_size}
+    assert before["signer"] != RELEASE.public.name
+    assert RELEASE.public.name in page.read_text()
+    assert before["signer"] not in page.read_text()
+
+
+@pytest.mark.parametrize("content", ['{"name": "m", "version": "2", "target": "host", "signer": "x"}', "[]", "{", ""])
+def test_what_is_no_report_of_the_bundle_stays(edgebuild, built: Path, content: str) -> None:
+    report = Path("b.report.json")
+    report.write_text(content)
+    assert edgebuild("sign", built, "--key", "release.key").code == 0
+    assert report.read_text() == content
+
+
+def test_a_report_that_has_no_page(edgebuild, built: Path) -> None:
+    report = Path("b.report.json")
+    report.write_text('{"name": "m", "version": "1", "target": "host", "signer": "x"}')
+    assert edgebuild("sign", built, "--key", "release.key").code == 0
+    assert json.loads(report.read_text())["signer"] == RELEASE.public.name
+    assert not Path("b.report.html").exists()
 
 
 def test_the_key_may_come_from_the_environment(edgebuild, built: Path, monkeypatch) -> None:

@@ -1,11 +1,13 @@
 import os
 import stat
+from datetime import date
 from pathlib import Path
 
 import pytest
 
 from edgebuild.core import keys, minisign, scrypt
 from edgebuild.core.errors import BundleError, UsageError
+from edgebuild.core.trust import TrustFile, with_signature
 
 
 @pytest.fixture(autouse=True)
@@ -32,6 +34,18 @@ def test_trust_only_grows(config: Path, key) -> None:
     made = keys.signing_key(None)
     assert keys.load_trust(trust) == {key.key_id: key.public, made.key_id: made.public}
     assert trust.read_text().startswith(f"# the team\n{key.public.line()}\n")
+
+
+def test_a_trust_file_with_roles_is_left_to_its_roots(config: Path, key) -> None:
+    trust = config / "trust"
+    config.mkdir()
+    days = (date(2026, 1, 1), date(2027, 1, 1))
+    body = TrustFile(1, *days, 1, (key.public,), (), (minisign.generate().public,))
+    signed = with_signature(body, minisign.sign(body.body(), key, "c")).file()
+    trust.write_bytes(signed)
+    keys.signing_key(None)
+    assert trust.read_bytes() == signed
+    assert keys.load_roles(trust).file() == signed
 
 
 def test_a_chosen_key_is_used_and_not_trusted_by_itself(config: Path, key, monkeypatch: pytest.MonkeyPatch) -> None:
