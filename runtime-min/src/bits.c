@@ -8,7 +8,8 @@
 #define LEARNING 6
 #define LEARNING_SHIFT 18
 
-void eb_powers(uint32_t power[EB_LOGIT_ONE + 1]) {
+/* 2^(i / 256) in 2^-30ths for i = 0..256, without libm. */
+static void powers(uint32_t power[EB_LOGIT_ONE + 1]) {
   /* 2^(1/256) in 2^-62ths */
   const uint64_t step = UINT64_C(4624189567668517720);
   unsigned __int128 value = (unsigned __int128)1 << 62;
@@ -29,7 +30,7 @@ static uint16_t probability(const uint32_t power[EB_LOGIT_ONE + 1], int logit) {
 
 void eb_predictor_open(struct eb_predictor *predictor, struct eb_bit_coder coder) {
   uint32_t power[EB_LOGIT_ONE + 1];
-  eb_powers(power);
+  powers(power);
   predictor->coder = coder;
   for (int x = -EB_LOGIT_MAX; x < EB_LOGIT_MAX; x++) predictor->squash[x + EB_LOGIT_MAX] = probability(power, x);
   /* The inverse: the least logit whose p is not below. */
@@ -44,7 +45,7 @@ void eb_predictor_open(struct eb_predictor *predictor, struct eb_bit_coder coder
 void eb_mixers_open(struct eb_mixer *mixers, size_t count, unsigned inputs) {
   memset(mixers, 0, count * sizeof *mixers);
   for (size_t i = 0; i < count; i++) {
-    for (unsigned j = 0; j < inputs; j++) mixers[i].weight[j] = (int32_t)(98304 / inputs);
+    for (unsigned j = 0; j < inputs; j++) mixers[i].weight[j] = (int32_t)(65536 / inputs);
   }
 }
 

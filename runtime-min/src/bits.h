@@ -34,9 +34,6 @@ struct eb_predictor {
   uint16_t rate[1024];    /* 65536 / (n + 1.5) */
 };
 
-/* 2^(i / 256) in 2^-30ths for i = 0..256, without libm. */
-void eb_powers(uint32_t power[EB_LOGIT_ONE + 1]);
-
 void eb_predictor_open(struct eb_predictor *predictor, struct eb_bit_coder coder);
 
 /* Equal weights for `count` mixers of `inputs` inputs. */

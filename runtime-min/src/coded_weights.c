@@ -11,15 +11,14 @@
 #define BYTE_BITS EB_NUMBER_BITS(BYTE_CLASSES)
 #define WORD_BITS EB_NUMBER_BITS(EB_NUMBER_CLASSES_MAX)
 
-#define MODELS 6u       /* contexts of a byte */
+#define MODELS 8u       /* contexts of a byte */
 #define CONTEXTS 512u   /* values of each */
 #define VALUE_MODELS 3u /* contexts of a 32-bit number */
 #define VALUE_CONTEXTS 64u
 #define LANES 64u
-#define RATIO_MOST 2048 /* ratios are 2^(n / 256) with |n| below it */
 
-/* Of 32-bit numbers: an integer's trailing zeros and what is before them; a float's ratio and what it leaves. */
-enum kind { KIND_FINE, KIND_STEP, KIND_RATIO, KIND_ULPS, KIND_COUNT };
+/* Of differences of words: their trailing zeros, and what is before them. */
+enum kind { KIND_FINE, KIND_STEP, KIND_FLOAT_FINE, KIND_FLOAT_STEP, KIND_COUNT };
 
 struct state {
   struct eb_predictor predictor;
@@ -29,7 +28,6 @@ struct state {
   struct eb_mixer byte_mixer[4][BYTE_BITS];
   eb_counter value[KIND_COUNT][VALUE_MODELS][VALUE_CONTEXTS][WORD_BITS];
   struct eb_mixer value_mixer[KIND_COUNT][WORD_BITS];
-  uint32_t ratio[256];       /* mantissas of 2^(i / 256) as float32 */
   int16_t past[256];       /* the last differences, a ring */
   uint16_t lane_size[LANES]; /* how large they were, by position modulo LANES; 16 is 1 */
   int16_t lane_lean[LANES];  /* and how they leaned, times the old value's sign */
@@ -37,6 +35,12 @@ struct state {
     uint8_t byte[CHUNK];
     uint32_t word[CHUNK / 4];
   } before, after;
+};
+
+/* The words of a tensor, and the last numbers of theirs. */
+struct words {
+  enum kind kind;
+  int32_t fine, step;
 };
 
 struct run {
@@ -62,13 +66,17 @@ static unsigned sign_of(int32_t value) {
   return value == 0 ? 0 : value < 0 ? 1 : 2;
 }
 
-/* What is known before a byte: its old value, the differences before it, those of its lane (weights are packed in tiles,
- * so that the same channel comes back every 64 bytes, or every 4). */
+/* What is known before a byte: its old value, and the differences before it. Weights are packed in tiles of lanes of 4, a
+ * lane for each output channel: the same channel comes back after 64 bytes, the same input in another channel after 4. */
 static void byte_model(struct state *state, uint64_t place, int before, struct eb_number_model *model) {
   const int16_t *past = state->past;
   uint8_t at = (uint8_t)place;
   int one = past[(uint8_t)(at - 1)], two = past[(uint8_t)(at - 2)], three = past[(uint8_t)(at - 3)];
   int four = past[(uint8_t)(at - 4)], tile = past[(uint8_t)(at - 64)];
+  int eight = past[(uint8_t)(at - 8)], twelve = past[(uint8_t)(at - 12)], sixteen = past[(uint8_t)(at - 16)];
+  unsigned row = eb_magnitude(four) + eb_magnitude(eight) + eb_magnitude(twelve) + eb_magnitude(sixteen);
+  unsigned long_row = row + eb_magnitude(past[(uint8_t)(at - 20)]) + eb_magnitude(past[(uint8_t)(at - 24)]) +
+                      eb_magnitude(past[(uint8_t)(at - 28)]) + eb_magnitude(past[(uint8_t)(at - 32)]);
   unsigned near = eb_magnitude(one) + eb_magnitude(two) + eb_magnitude(three) + eb_magnitude(four);
   unsigned lane = (unsigned)place % LANES, size = eb_size_class(state->lane_size[lane]);
   unsigned wide = state->lane_size[lane / 4 * 4] + 0u + state->lane_size[lane / 4 * 4 + 1] +
@@ -83,6 +91,8 @@ static void byte_model(struct state *state, uint64_t place, int before, struct e
       size * 16 + least(eb_size_class(near), 15),
       old_class * 4 + leaning,
       least(eb_size_class(wide), 15) * 17 + old_class,
+      least(eb_size_class(long_row), 15) * 17 + old_class,
+      least(eb_size_class(row), 15) * 16 + least(size, 15),
       sign_of(one) * 81 + sign_of(two) * 27 + sign_of(tile) * 9 + sign_of(before) * 3 + leaning,
   };
   model->count = MODELS;
@@ -113,7 +123,7 @@ static void code_bytes(struct state *state, uint64_t place, size_t count, bool f
 }
 
 /* A 32-bit number; `last` is the one of its kind before it. */
-static int32_t code_value(struct state *state, enum kind kind, unsigned context, int32_t last, int32_t value) {
+static int32_t code_value(struct state *state, unsigned kind, unsigned context, int32_t last, int32_t value) {
   struct eb_number_model model = {.count = VALUE_MODELS,
                       .mixers = state->value_mixer[kind],
                       .classes = EB_NUMBER_CLASSES_MAX,
@@ -124,97 +134,40 @@ static int32_t code_value(struct state *state, enum kind kind, unsigned context,
   return eb_number_code(&state->predictor, &model, value);
 }
 
-/* A difference is 0, or an odd number times a power of two: changes of biases come in steps. */
-static void code_integers(struct state *state, size_t count) {
-  int32_t last_fine = 0, last_step = 0;
-  for (size_t i = 0; i < count; i++) {
-    uint32_t difference = state->after.word[i] - state->before.word[i];
-    int32_t fine = difference ? 1 + __builtin_ctz(difference) : 0, step = 0;
-    if (difference) {
-      int32_t odd = (int32_t)difference >> (fine - 1);
-      step = odd < 0 ? (odd - 1) / 2 : (odd + 1) / 2; /* 1, 3, 5 are 1, 2, 3 */
-    }
-    fine = code_value(state, KIND_FINE, 0, last_fine, fine);
-    last_fine = fine;
-    if (fine) {
-      step = code_value(state, KIND_STEP, (unsigned)fine, last_step, step);
-      last_step = step;
-      uint32_t odd = 2u * (uint32_t)step + (step < 0 ? 1u : UINT32_MAX);
-      difference = odd << ((unsigned)(fine - 1) & 31);
-    } else {
-      difference = 0;
-    }
-    state->after.word[i] = state->before.word[i] + difference;
-  }
-}
-
 /* float32 as integers in the same order, each a number of its own: -0 is -1. */
-static int32_t ordered(uint32_t bits) {
-  return (int32_t)(bits >> 31 ? ~(bits & 0x7fffffffu) : bits);
+static uint32_t ordered(uint32_t bits) {
+  return bits >> 31 ? ~(bits & 0x7fffffffu) : bits;
 }
 
-static uint32_t from_ordered(int32_t order) {
-  return order < 0 ? ~(uint32_t)order | 0x80000000u : (uint32_t)order;
+static uint32_t from_ordered(uint32_t order) {
+  return order >> 31 ? ~order | 0x80000000u : order;
 }
 
-static float float_of(uint32_t bits) {
-  float value;
-  memcpy(&value, &bits, sizeof value);
-  return value;
-}
-
-static uint32_t bits_of(float value) {
-  uint32_t bits;
-  memcpy(&bits, &value, sizeof bits);
-  return bits;
-}
-
-/* `bits` times 2^(ratio / 256), one rounding. */
-static uint32_t scaled(const struct state *state, uint32_t bits, int32_t ratio) {
-  if (ratio == 0) return bits;
-  uint32_t index = (uint32_t)(ratio + RATIO_MOST);
-  float factor = float_of(((uint32_t)(127 - RATIO_MOST / 256) + index / 256) << 23 | state->ratio[index % 256]);
-  return bits_of(float_of(bits) * factor);
-}
-
-/* Whether a ratio can stand before what is left: both ends agree on it from the old value alone. */
-static bool has_ratio(uint32_t bits) {
-  uint32_t exponent = bits >> 23 & 255;
-  return exponent != 0 && exponent != 255;
-}
-
-/* The ratio that comes nearest below, 0 where none is near. */
-static int32_t find_ratio(const struct state *state, uint32_t before, uint32_t after) {
-  if (!has_ratio(after) || (before ^ after) >> 31) return 0;
-  uint32_t size = after & 0x7fffffffu, old = before & 0x7fffffffu;
-  int32_t low = 1 - RATIO_MOST, high = RATIO_MOST - 1;
-  while (low < high) {
-    int32_t middle = low + (high - low + 1) / 2;
-    if (scaled(state, old, middle) <= size) {
-      low = middle;
-    } else {
-      high = middle - 1;
-    }
+/* The difference of two words: 0, or an odd number times a power of two, because an update moves biases and multipliers in
+ * steps. */
+static uint32_t code_difference(struct state *state, struct words *words, uint32_t difference) {
+  int32_t fine = difference ? 1 + __builtin_ctz(difference) : 0, step = 0;
+  if (difference) {
+    int32_t odd = (int32_t)difference >> (fine - 1);
+    step = odd < 0 ? (odd - 1) / 2 : (odd + 1) / 2; /* 1, 3, 5 are 1, 2, 3 */
   }
-  uint32_t under = size - scaled(state, old, low), over = scaled(state, old, low + 1) - size;
-  return under <= over || low == RATIO_MOST - 1 ? low : low + 1;
+  fine = words->fine = code_value(state, words->kind, 0, words->fine, fine);
+  if (!fine) return 0;
+  step = words->step = code_value(state, words->kind + 1, (unsigned)fine, words->step, step);
+  uint32_t odd = 2u * (uint32_t)step + (step < 0 ? 1u : UINT32_MAX);
+  return odd << ((unsigned)(fine - 1) & 31);
 }
 
-static void code_floats(struct state *state, size_t count) {
-  int32_t last_ratio = 0, last_ulps = 0;
+static void code_words(struct state *state, struct words *words, size_t count) {
+  bool floats = words->kind == KIND_FLOAT_FINE;
   for (size_t i = 0; i < count; i++) {
     uint32_t before = state->before.word[i], after = state->after.word[i];
-    int32_t ratio = 0;
-    if (has_ratio(before)) {
-      ratio = code_value(state, KIND_RATIO, (unsigned)(last_ratio + 32), last_ratio, find_ratio(state, before, after));
-      if (ratio <= -RATIO_MOST || ratio >= RATIO_MOST) ratio = 0; /* no encoder says so */
-      last_ratio = ratio;
+    if (floats) {
+      before = ordered(before);
+      after = ordered(after);
     }
-    int32_t middle = ordered(scaled(state, before, ratio));
-    int32_t ulps = (int32_t)((uint32_t)ordered(after) - (uint32_t)middle);
-    ulps = code_value(state, KIND_ULPS, ratio != 0, last_ulps, ulps);
-    last_ulps = ulps;
-    state->after.word[i] = from_ordered((int32_t)((uint32_t)middle + (uint32_t)ulps));
+    after = before + code_difference(state, words, after - before);
+    state->after.word[i] = floats ? from_ordered(after) : after;
   }
 }
 
@@ -262,18 +215,9 @@ static bool is_words(eb_dtype dtype) {
   return dtype == EB_F32 || dtype == EB_I32 || dtype == EB_I64;
 }
 
-static void code_chunk(const struct run *run, eb_dtype dtype, uint64_t place, size_t size, bool fresh) {
-  if (dtype == EB_F32) {
-    code_floats(run->state, size / 4);
-  } else if (is_words(dtype)) {
-    code_integers(run->state, size / 4);
-  } else {
-    code_bytes(run->state, place, size, fresh);
-  }
-}
-
 static eb_status code_tensor(const struct run *run, const struct eb_plan_tensor *tensor) {
   struct facts facts = {0};
+  struct words words = {.kind = tensor->dtype == EB_F32 ? KIND_FLOAT_FINE : KIND_FINE};
   eb_status status = run->io->get_new ? look(run, tensor, &facts) : EB_OK;
   if (status) return status;
   facts.same = code_flag(run->state, 0, facts.same);
@@ -286,8 +230,10 @@ static eb_status code_tensor(const struct run *run, const struct eb_plan_tensor 
     if (status) return status;
     if (facts.same) {
       memcpy(run->state->after.byte, run->state->before.byte, count);
+    } else if (is_words(tensor->dtype)) {
+      code_words(run->state, &words, count / 4);
     } else {
-      code_chunk(run, tensor->dtype, at, count, facts.fresh);
+      code_bytes(run->state, at, count, facts.fresh);
     }
     status = put(run, run->state->after.byte, count);
   }
@@ -310,9 +256,6 @@ static void open_state(struct state *state, struct eb_bit_coder coder) {
   eb_mixers_open(state->flag_mixer, 4, 1);
   eb_mixers_open(state->byte_mixer[0], sizeof state->byte_mixer / sizeof(struct eb_mixer), MODELS);
   eb_mixers_open(state->value_mixer[0], sizeof state->value_mixer / sizeof(struct eb_mixer), VALUE_MODELS);
-  uint32_t power[EB_LOGIT_ONE + 1];
-  eb_powers(power);
-  for (unsigned i = 0; i < 256; i++) state->ratio[i] = ((power[i] + 64) >> 7) & 0x7fffffu;
 }
 
 eb_status eb_coded_weights(void *memory, struct eb_bit_coder coder, const struct eb_plan *plan,
