@@ -32,6 +32,8 @@ class Sdist:
     sha256: str
     library: str
     folder: str  # of the library's sources, inside the package
+    library_version: str
+    licence: str  # of the library, as SPDX names it
 
 
 SODIUM = Sdist(
@@ -40,6 +42,8 @@ SODIUM = Sdist(
     "018494d6d696ae03c7e656e5e74cdfd8ea1326962cc401bcf018f1ed8436811c",
     "libsodium",
     "pynacl-1.6.2/src/libsodium",
+    "1.0.20",
+    "ISC",
 )
 ZSTD = Sdist(
     "zstandard",
@@ -47,7 +51,11 @@ ZSTD = Sdist(
     "7713e1179d162cf5c7906da876ec2ccb9c3a9dcbdffef0cc7f70c3667a205f0b",
     "zstd",
     "zstandard-0.25.0/zstd",
+    "1.5.7",
+    "BSD-3-Clause",
 )
+LIBRARIES = (SODIUM, ZSTD)
+"""What is linked into `edgebuild-run` beside its own sources."""
 GLIBC = "2.28"
 
 _SANITIZERS = "address,undefined"
