@@ -9,11 +9,11 @@ from typing import Annotated
 
 import typer
 
-from edgebuild.cli import build, bundles, delta, keys, lists, measure, trust
+from edgebuild.cli import build, bundles, delta, keys, lists, measure, release, trust
 from edgebuild.cli.common import app
 from edgebuild.core.errors import EdgebuildError, EnvironmentProblem, UsageError
 
-__all__ = ["build", "bundles", "delta", "keys", "lists", "main", "measure", "trust"]
+__all__ = ["build", "bundles", "delta", "keys", "lists", "main", "measure", "release", "trust"]
 
 DEBUG_VARIABLE = "EDGEBUILD_DEBUG"
 

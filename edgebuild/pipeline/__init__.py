@@ -18,7 +18,7 @@ from edgebuild.pipeline.build import Build
 from edgebuild.pipeline.entries import json_bytes
 from edgebuild.pipeline.job import STAGES, Job, Listener, Result
 
-__all__ = ["STAGES", "Job", "Listener", "Result", "build", "write_output"]
+__all__ = ["STAGES", "Job", "Listener", "Result", "build", "output_files", "write_output"]
 
 
 def build(job: Job, signer: Signer, listener: Listener, cache: Cache | None = None) -> Result:
@@ -32,7 +32,11 @@ def build(job: Job, signer: Signer, listener: Listener, cache: Cache | None = No
 def write_output(result: Result, out: Path) -> Path:
     """Writes bundle, report and the report's page into `out`, all or none; returns the bundle's path."""
     bundle = f"{result.stem}.ebundle"
-    shown = page.render(result.report).encode()
-    files = {f"{result.stem}.report.json": json_bytes(result.report), f"{result.stem}.report.html": shown}
-    disk.write_together(out, {bundle: result.bundle, **files})
+    disk.write_together(out, {bundle: result.bundle, **output_files(result)})
     return out / bundle
+
+
+def output_files(result: Result) -> dict[str, bytes]:
+    """What lies beside a bundle, by name: the report and its page."""
+    shown = page.render(result.report).encode()
+    return {f"{result.stem}.report.json": json_bytes(result.report), f"{result.stem}.report.html": shown}

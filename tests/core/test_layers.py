@@ -21,9 +21,10 @@ ALLOWED = {
     "projects": {"core"},
     "budget": set(),
     "pipeline": {"core", "stages", "reference", "report", "page", "budget"},
+    "release": {"core", "stages", "pipeline"},
     "bench": {"core", "stages", "pipeline", "projects"},
     "demo": {"core", "stages", "pipeline", "projects", "views", "bench"},
-    "cli": {"core", "stages", "pipeline", "projects", "demo", "report", "views", "page", "bench"},
+    "cli": {"core", "stages", "pipeline", "projects", "demo", "report", "views", "page", "bench", "release"},
     "__main__": {"cli"},
     "__init__": {"boxes", "function"},
 }
