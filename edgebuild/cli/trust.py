@@ -135,6 +135,11 @@ def trust_sign(
     before = keys.load_roles(after) if after else None
     with naming(file):
         unsigned = _roles(keys.read_trust(file))
+        if before and unsigned.version <= before.version:
+            raise BundleError(
+                f"version {unsigned.version} does not come after version {before.version}",
+                f"`edgebuild trust next {after}` writes the version that does",
+            )
     chosen = _signer(unsigned, key, signer, signature)
     with naming(file):
         made = chosen.sign(unsigned.body(), f"edgebuild trust {unsigned.version}")

@@ -251,7 +251,10 @@ def _listed(file: TrustFile, signature: bytes) -> PublicKey:
     name = PublicKey(key_id, bytes(32)).name
     if any(key.key_id == key_id for key in file.release):
         raise BundleError(f"{name} is a release key; only root keys sign trust files", "sign with a root key")
-    raise BundleError(f"key {name} is no root of the trust file", "sign with a root key that it lists")
+    raise BundleError(
+        f"key {name} is no root of the trust file",
+        "sign with a root key that it lists; `edgebuild trust next` lists one that leaves as retired",
+    )
 
 
 def _check_signature(file: TrustFile, body: bytes, signature: bytes, number: int, least: int) -> int:

@@ -144,6 +144,7 @@ def test_show_of_a_plain_list(edgebuild) -> None:
         (("--signer", "false"), 9, "--signer false: failed with exit code 1"),
         ((), 2, "one signer is needed"),
         (("--key", "root-3.key", "--signer", "x"), 2, "one signer is needed"),
+        (("--key", "root-3.key", "--after", "trust"), 8, "trust: version 1 does not come after version 1"),
         (("--key", "root-3.key", "--after", "plain"), 8, "plain: a plain list of keys, without versions"),
         (("--key", "root-3.key", "--after", "body"), 8, "body: trust file version 1 is signed by 0 of its roots; it"),
     ],

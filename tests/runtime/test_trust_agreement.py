@@ -185,6 +185,25 @@ def test_no_bit_of_a_trust_file_may_change(sanitized: Path) -> None:
     assert "ok" not in others
 
 
+def test_no_splice_and_no_piece_of_trust_files_stands(sanitized: Path) -> None:
+    """Lines of one version behind lines of another, and every beginning; as many roots signed as must."""
+    second = FIRST.but(version="2", release=RELEASES[:1], signers=(ROOTS[0], ROOTS[2]))
+    wholes = [FIRST.build(), second.build()]
+    lines = [whole.splitlines(keepends=True) for whole in wholes]
+    spliced = {
+        b"".join(front[:i] + back[j:])
+        for front, back in ((lines[0], lines[1]), (lines[1], lines[0]))
+        for i in range(len(front) + 1)
+        for j in range(len(back) + 1)
+    }
+    pieces = {whole[:size] for whole in wholes for size in range(len(whole))}
+    asked = [(b"", data) for data in sorted((spliced | pieces) - set(wholes))]
+    assert len(asked) > 2000
+    assert by_runtime(sanitized, [(b"", whole) for whole in wholes]) == ["ok", "ok"]
+    wrong, accepted = disagreements(sanitized, asked)
+    assert (wrong, accepted) == ([], 0)
+
+
 @pytest.mark.parametrize(
     ("roles", "message"),
     [
