@@ -7,16 +7,18 @@ files leave the signatures as they are.
 import subprocess
 from collections.abc import Iterator
 from dataclasses import replace
+from datetime import date
 from pathlib import Path
 
 import pytest
 import tiny
 from machine import Machine
-from roles import RELEASES, ROOTS, Roles, signed
+from roles import COMMENT, RELEASES, ROOTS, Roles, signed
 from test_manifest_agreement import DAYS, NUMBERS, changed_ends, changed_lines, random_changes
 
-from edgebuild.core import trust
+from edgebuild.core import rotation, trust
 from edgebuild.core.errors import BundleError
+from edgebuild.core.minisign import SecretKey
 
 RANDOM_CHANGES = 1000
 FIRST = Roles()
@@ -161,6 +163,15 @@ def test_both_readers_agree_on_what_follows(sanitized: Path) -> None:
     wrong, accepted = disagreements(sanitized, asked)
     assert wrong == []
     assert 20 < accepted < 100
+
+
+def test_what_edgebuild_writes_is_what_the_page_says() -> None:
+    roots, releases = ([SecretKey(key.key_id, bytes(key.signing)) for key in keys] for keys in (ROOTS, RELEASES))
+    release = [key.public for key in releases]
+    made = rotation.first_version([key.public for key in roots[:3]], None, release, date(2026, 1, 1), date(2030, 1, 1))
+    for key in (roots[1], roots[0]):
+        made = trust.with_signature(made, key.sign(made.body(), COMMENT))
+    assert made.file() == FIRST.build()
 
 
 def test_both_readers_know_what_is_newer(sanitized: Path) -> None:
