@@ -22,7 +22,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
   eb_bytes trust = {data + 2, trust_size}, archive = {data + 2 + trust_size, size - 2 - trust_size};
   eb_feed feed = {.read = read_bytes, .context = &archive};
   memset(&bundle, 0, sizeof bundle);
-  eb_bundle_read(&bundle, &feed, trust, &cpu, EB_KEEP_GOLDEN, &error);
+  eb_bundle_read(&bundle, &feed, NULL, trust, &cpu, EB_KEEP_GOLDEN, &error);
   eb_bundle_close(&bundle);
   return 0;
 }

@@ -46,8 +46,20 @@ typedef struct eb_bytes {
 typedef struct eb_feed {
   /* Puts up to `size` bytes into `data`; returns how many, 0 at the end, or a negative errno. */
   ssize_t (*read)(void *context, void *data, size_t size);
+  /* Passes over `size` bytes; 0, a negative errno, or 1: it cannot, read them. May be NULL. */
+  int (*skip)(void *context, uint64_t size);
   void *context;
 } eb_feed;
+
+/* Where the files of a release are when they do not follow its head (manifest and signature) in one archive. */
+typedef struct eb_files {
+  /* A feed of the file with this SHA-256, which is computed and compared by the reader. `path` is for messages. */
+  eb_status (*open)(void *context, const char *path, uint64_t size, const uint8_t sha256[32], eb_feed *feed,
+                    eb_error *error);
+  void (*close)(void *context, eb_feed *feed);
+  void *context;
+  const char *id; /* the SHA-256, in hexadecimal, that the manifest must have */
+} eb_files;
 
 /* The codes of plan.bin (SPEC 5). */
 typedef enum eb_dtype { EB_U8, EB_I8, EB_I32, EB_I64, EB_F32, EB_BOOL, EB_I16 } eb_dtype;
@@ -71,6 +83,7 @@ typedef struct eb_info {
   const char *target;
   const char *function;
   char signer[17]; /* key id, hexadecimal, as minisign prints it */
+  char id[65];     /* SHA-256 of the manifest */
   uint32_t release;
   uint32_t made;       /* year * 10000 + month * 100 + day, UTC; 0: the manifest does not say */
   uint32_t expires;    /* the same */
@@ -92,14 +105,15 @@ typedef struct eb_op {
 typedef struct eb_model eb_model;
 
 /* Verifies a bundle against the keys of `trust` (SPEC 2, steps 1 to 5) and keeps nothing of its files: of the model
- * that it makes only eb_model_info and eb_free may be used. */
-eb_status eb_verify(const eb_feed *bundle, eb_bytes trust, eb_model **model, eb_error *error);
+ * that it makes only eb_model_info and eb_free may be used. `files` is NULL, or where the files of the release are whose
+ * head alone is in `bundle`. */
+eb_status eb_verify(const eb_feed *bundle, const eb_files *files, eb_bytes trust, eb_model **model, eb_error *error);
 
 /* Verifies a bundle, then loads it with `threads` threads (1..EB_THREADS_MAX, the caller's included). What the model
  * needs of it lies in memory of its own; `golden`: its golden samples too, and without that only those of a bundle that
  * was not checked. */
-eb_status eb_load(const eb_feed *bundle, eb_bytes trust, uint32_t threads, bool golden, eb_model **model,
-                  eb_error *error);
+eb_status eb_load(const eb_feed *bundle, const eb_files *files, eb_bytes trust, uint32_t threads, bool golden,
+                  eb_model **model, eb_error *error);
 
 const eb_info *eb_model_info(const eb_model *model);
 

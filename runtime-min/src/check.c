@@ -5,7 +5,14 @@
 
 #include "arena.h"
 #include "json.h"
+#include "latency.h"
 #include "source.h"
+
+#define NS_PER_MS UINT64_C(1000000)
+/* The first runs find out how the threads serve best (trial.h). */
+#define RUNS_MIN 5u
+#define RUNS_MAX 31u
+#define RUNS_NS (UINT64_C(2) * 1000 * NS_PER_MS)
 
 struct golden {
   eb_model *model;
@@ -103,4 +110,23 @@ eb_status eb_check(eb_model *model, uint64_t *samples, eb_error *error) {
   }
   eb_arena_close(&golden.memory);
   return status;
+}
+
+static void insert(uint64_t *sorted, uint32_t count, uint64_t value) {
+  for (; count && sorted[count - 1] > value; count--) sorted[count] = sorted[count - 1];
+  sorted[count] = value;
+}
+
+eb_status eb_check_latency(eb_model *model, eb_error *error) {
+  uint64_t times[RUNS_MAX], begin = eb_clock_ns(), limit = eb_model_info(model)->timeout_ms * NS_PER_MS;
+  uint32_t runs = 0;
+  while (limit && runs < RUNS_MAX && (runs < RUNS_MIN || eb_clock_ns() - begin < RUNS_NS)) {
+    uint64_t start = eb_clock_ns();
+    eb_run(model);
+    insert(times, runs++, eb_clock_ns() - start);
+  }
+  if (!limit || times[runs / 2] <= limit) return EB_OK;
+  return eb_fail(error, EB_CHECK, "this device is too slow or too busy for the release; raise timeout_ms, or compile a smaller model",
+                 "the median latency is %.1f ms, over the manifest's timeout-ms %u",
+                 (double)times[runs / 2] / (double)NS_PER_MS, eb_model_info(model)->timeout_ms);
 }

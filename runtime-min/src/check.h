@@ -7,4 +7,7 @@
 /* Runs every sample; *samples is how many agreed. */
 eb_status eb_check(eb_model *model, uint64_t *samples, eb_error *error);
 
+/* Whether the median of some runs, on the last sample, is inside the manifest's limit, if it has one. */
+eb_status eb_check_latency(eb_model *model, eb_error *error);
+
 #endif

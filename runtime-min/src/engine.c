@@ -27,7 +27,7 @@ struct eb_model {
 };
 
 static void fill_info(struct eb_info *info, const struct eb_bundle *bundle) {
-  const struct eb_manifest *manifest = &bundle->manifest;
+  const struct eb_manifest *manifest = &bundle->head.manifest;
   *info = (struct eb_info){
       .name = manifest->name,
       .version = manifest->version,
@@ -43,7 +43,8 @@ static void fill_info(struct eb_info *info, const struct eb_bundle *bundle) {
       .checked = manifest->checked,
       .file_count = manifest->file_count,
   };
-  memcpy(info->signer, bundle->signer, sizeof info->signer);
+  memcpy(info->signer, bundle->head.signer, sizeof info->signer);
+  memcpy(info->id, bundle->head.id, sizeof info->id);
 }
 
 static size_t tables_size(const struct eb_plan *plan) {
@@ -71,7 +72,7 @@ static eb_status check_kernels(const struct eb_model *model, eb_error *error) {
 }
 
 static eb_status open_program(struct eb_model *model, const struct eb_cpu *cpu, eb_error *error) {
-  const struct eb_manifest *manifest = &model->bundle.manifest;
+  const struct eb_manifest *manifest = &model->bundle.head.manifest;
   const struct eb_file *file = eb_manifest_file(manifest, "program.so");
   eb_status status = eb_program_open(&model->program, eb_bundle_file(&model->bundle, "program.so"), file->sha256,
                                      manifest->needs, cpu, error);
@@ -136,12 +137,12 @@ static eb_status make_ports(struct eb_model *model, const char *side, const stru
   return EB_OK;
 }
 
-static eb_status load(struct eb_model *model, const eb_feed *bundle, eb_bytes trust, uint32_t threads,
-                      enum eb_keep keep, eb_error *error) {
-  const struct eb_manifest *manifest = &model->bundle.manifest;
+static eb_status load(struct eb_model *model, const eb_feed *bundle, const eb_files *files, eb_bytes trust,
+                      uint32_t threads, enum eb_keep keep, eb_error *error) {
+  const struct eb_manifest *manifest = &model->bundle.head.manifest;
   struct eb_cpu cpu;
   eb_cpu_detect(&cpu);
-  eb_status status = eb_bundle_read(&model->bundle, bundle, trust, &cpu, keep, error);
+  eb_status status = eb_bundle_read(&model->bundle, bundle, files, trust, &cpu, keep, error);
   if (status) return status;
   fill_info(&model->info, &model->bundle);
   status = open_plan(model, error);
@@ -165,8 +166,8 @@ static eb_status new_model(struct eb_model **model, eb_error *error) {
   return EB_OK;
 }
 
-eb_status eb_load(const eb_feed *bundle, eb_bytes trust, uint32_t threads, bool golden, eb_model **model,
-                  eb_error *error) {
+eb_status eb_load(const eb_feed *bundle, const eb_files *files, eb_bytes trust, uint32_t threads, bool golden,
+                  eb_model **model, eb_error *error) {
   *model = NULL;
   if (threads < 1 || threads > EB_THREADS_MAX) {
     return eb_fail(error, EB_INPUT, "give a number from 1 to 64", "%u threads", threads);
@@ -174,7 +175,7 @@ eb_status eb_load(const eb_feed *bundle, eb_bytes trust, uint32_t threads, bool 
   struct eb_model *made = NULL;
   eb_status status = new_model(&made, error);
   if (status) return status;
-  status = load(made, bundle, trust, threads, golden ? EB_KEEP_GOLDEN : EB_KEEP_PROGRAM, error);
+  status = load(made, bundle, files, trust, threads, golden ? EB_KEEP_GOLDEN : EB_KEEP_PROGRAM, error);
   if (status) {
     eb_free(made);
     return status;
@@ -183,14 +184,14 @@ eb_status eb_load(const eb_feed *bundle, eb_bytes trust, uint32_t threads, bool 
   return EB_OK;
 }
 
-eb_status eb_verify(const eb_feed *bundle, eb_bytes trust, eb_model **model, eb_error *error) {
+eb_status eb_verify(const eb_feed *bundle, const eb_files *files, eb_bytes trust, eb_model **model, eb_error *error) {
   *model = NULL;
   struct eb_cpu cpu;
   eb_cpu_detect(&cpu);
   struct eb_model *made = NULL;
   eb_status status = new_model(&made, error);
   if (status) return status;
-  status = eb_bundle_read(&made->bundle, bundle, trust, &cpu, EB_KEEP_NONE, error);
+  status = eb_bundle_read(&made->bundle, bundle, files, trust, &cpu, EB_KEEP_NONE, error);
   if (status) {
     eb_free(made);
     return status;

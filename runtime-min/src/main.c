@@ -3,16 +3,17 @@
 #include <fcntl.h>
 #include <sched.h>
 #include <signal.h>
-#include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
 #include "check.h"
+#include "commands.h"
 #include "cpu.h"
-#include "trust.h"
+#include "feed.h"
 #include "runner.h"
+#include "store.h"
+#include "trust_file.h"
 
 #define DEFAULT_THREADS_MAX 4
 
@@ -33,15 +34,6 @@ static void print_error(const struct eb_options *options, const eb_error *error)
   eb_json_flush(&err);
 }
 
-/* A feed of the file whose descriptor `context` points to. */
-static ssize_t read_file(void *context, void *data, size_t size) {
-  for (;;) {
-    ssize_t got = read(*(int *)context, data, size);
-    if (got >= 0) return got;
-    if (errno != EINTR) return -errno;
-  }
-}
-
 static eb_status open_bundle(const char *path, int *fd, eb_error *error) {
   struct stat info;
   *fd = open(path, O_RDONLY | O_CLOEXEC);
@@ -50,40 +42,6 @@ static eb_status open_bundle(const char *path, int *fd, eb_error *error) {
   if (!failure) return EB_OK;
   close(*fd);
   return eb_fail(error, EB_IO, "a bundle is a regular file", "cannot load %s: %s", path, strerror(failure));
-}
-
-/* Where trusted keys are looked for: the option, else the variable, else the user's file, else the system's. */
-static eb_status find_trust(const struct eb_options *options, char *path, size_t size, eb_error *error) {
-  const char *variable = getenv("EDGEBUILD_TRUST"), *home = getenv("HOME");
-  const char *chosen = options->trust ? options->trust : variable && *variable ? variable : NULL;
-  if (chosen) {
-    snprintf(path, size, "%s", chosen);
-    return EB_OK;
-  }
-  const char *config = getenv("XDG_CONFIG_HOME");
-  if (config && *config) {
-    snprintf(path, size, "%s/edgebuild/trust", config);
-    if (access(path, F_OK) == 0) return EB_OK;
-  }
-  snprintf(path, size, "%s/.config/edgebuild/trust", home ? home : "");
-  if (home && access(path, F_OK) == 0) return EB_OK;
-  snprintf(path, size, "/etc/edgebuild/trust");
-  if (access(path, F_OK) == 0) return EB_OK;
-  return eb_fail(error, EB_REFUSED, "give --trust FILE, or write ~/.config/edgebuild/trust with: edgebuild keys show",
-                 "there is no trust file, so no bundle can be verified");
-}
-
-static eb_status read_trust(const struct eb_options *options, uint8_t *buffer, eb_bytes *trust, eb_error *error) {
-  char path[4096];
-  eb_status status = find_trust(options, path, sizeof path, error);
-  if (status) return status;
-  int fd = open(path, O_RDONLY | O_CLOEXEC);
-  if (fd < 0) return eb_fail(error, EB_IO, EB_HINT_PATH, "cannot open the trust file %s: %s", path, strerror(errno));
-  struct eb_stream stream = {.name = path, .fd = fd};
-  *trust = (eb_bytes){buffer, 0};
-  status = eb_stream_read(&stream, buffer, EB_TRUST_BYTES_MAX + 1, &trust->size, error);
-  close(fd);
-  return status;
 }
 
 static uint32_t thread_count(const struct eb_options *options) {
@@ -100,9 +58,10 @@ static eb_status finish_output(eb_error *error) {
   return eb_fail(error, EB_IO, "free some space", "cannot write to standard output: %s", strerror(out.failure));
 }
 
-static eb_status run_verify(const struct eb_options *options, const eb_feed *bundle, eb_bytes trust, eb_error *error) {
+static eb_status run_verify(const struct eb_options *options, const eb_feed *bundle, const eb_files *files,
+                            eb_bytes trust, eb_error *error) {
   eb_model *model;
-  eb_status status = eb_verify(bundle, trust, &model, error);
+  eb_status status = eb_verify(bundle, files, trust, &model, error);
   if (status) return status;
   const eb_info *info = eb_model_info(model);
   eb_json_print(&out,
@@ -118,6 +77,7 @@ static eb_status run_verify(const struct eb_options *options, const eb_feed *bun
 static eb_status run_check(const struct eb_options *options, eb_model *model, eb_error *error) {
   uint64_t samples;
   eb_status status = eb_check(model, &samples, error);
+  if (!status && options->release) status = eb_check_latency(model, error);
   if (status) return status;
   eb_json_print(&out,
                 options->json ? "{\"check\":true,\"samples\":%llu,\"outputs\":%u}\n"
@@ -151,28 +111,60 @@ static eb_status run_frames(const struct eb_options *options, eb_model *model, u
   return status;
 }
 
+static eb_status load_from(const struct eb_options *options, const eb_feed *feed, const eb_files *files,
+                           eb_bytes trust, eb_model **model, uint32_t threads, eb_error *error) {
+  return options->verify ? run_verify(options, feed, files, trust, error)
+                         : eb_load(feed, files, trust, threads, options->check, model, error);
+}
+
 static eb_status load_bundle(const struct eb_options *options, eb_bytes trust, eb_model **model, uint32_t threads,
                              eb_error *error) {
   int fd;
-  eb_status status = open_bundle(options->bundle, &fd, error);
+  eb_status status = open_bundle(options->operand, &fd, error);
   if (status) return status;
-  eb_feed feed = {.read = read_file, .context = &fd};
-  status = options->verify ? run_verify(options, &feed, trust, error)
-                           : eb_load(&feed, trust, threads, options->check, model, error);
+  eb_feed feed = eb_feed_of_fd(fd);
+  status = load_from(options, &feed, NULL, trust, model, threads, error);
   close(fd);
+  return status;
+}
+
+static eb_status load_release(const struct eb_options *options, eb_bytes trust, eb_model **model, uint32_t threads,
+                              eb_error *error) {
+  struct eb_store store;
+  struct eb_cpu cpu;
+  eb_feed feed;
+  int fd = -1;
+  eb_cpu_detect(&cpu);
+  eb_status status = eb_store_open(&store, eb_store_path(options), false, &cpu, error);
+  if (!status) status = eb_store_head_feed(&store, options->release, &fd, &feed, error);
+  eb_files files = eb_store_files(&store, options->release);
+  if (!status) status = load_from(options, &feed, &files, trust, model, threads, error);
+  if (fd >= 0) close(fd);
+  eb_store_close(&store);
   return status;
 }
 
 static eb_status run_bundle(const struct eb_options *options, eb_error *error) {
   static uint8_t trust_buffer[EB_TRUST_BYTES_MAX + 1];
+  char path[EB_PATH_MAX];
   uint32_t threads = thread_count(options);
   eb_bytes trust;
   eb_model *model;
-  eb_status status = read_trust(options, trust_buffer, &trust, error);
-  if (!status) status = load_bundle(options, trust, &model, threads, error);
+  eb_status status = eb_trust_file_find(options->trust, path, error);
+  if (!status) status = eb_trust_file_read(path, trust_buffer, &trust, error);
+  if (!status) status = (options->release ? load_release : load_bundle)(options, trust, &model, threads, error);
   if (status || options->verify) return status;
   status = options->check ? run_check(options, model, error) : run_frames(options, model, threads, error);
   eb_free(model);
+  return status;
+}
+
+/* The command's status, or for `run` the exit code of what it ran. */
+static eb_status run_command(const struct eb_options *options, int argc, char **argv, int *code, eb_error *error) {
+  struct eb_commands commands = {.options = options, .argc = argc, .argv = argv, .out = &out, .err = &err};
+  eb_status status = eb_command_run(&commands, error);
+  eb_json_flush(&err);
+  *code = commands.code;
   return status;
 }
 
@@ -183,6 +175,7 @@ int main(int argc, char **argv) {
   struct eb_options options;
   eb_error error = {0};
   struct eb_cpu cpu;
+  int code = 0;
   eb_status status = eb_options_parse(argc, argv, &options, &error);
   if (!status && options.help) {
     for (const char *line = eb_options_help; *line; line++) eb_json_print(&out, "%c", *line);
@@ -190,9 +183,9 @@ int main(int argc, char **argv) {
     eb_cpu_detect(&cpu);
     eb_json_print(&out, "edgebuild-run %s (ABI %u, %s)\n", EB_VERSION, EB_ABI, eb_arch_name(cpu.arch));
   } else if (!status) {
-    status = run_bundle(&options, &error);
+    status = options.command ? run_command(&options, argc, argv, &code, &error) : run_bundle(&options, &error);
   }
   eb_status written = status ? status : finish_output(&error);
   if (written) print_error(&options, &error);
-  return (int)written;
+  return written ? (int)written : code;
 }

@@ -2,9 +2,13 @@
 
 #include <string.h>
 
+#include "state.h"
+
 const char eb_options_help[] =
     "usage: edgebuild-run BUNDLE --input FILE|- [options]\n"
     "       edgebuild-run BUNDLE --check | --verify\n"
+    "       edgebuild-run install FILE|- | status [NAME] | rollback NAME | gc     [--store DIR]\n"
+    "       edgebuild-run run NAME --input FILE|- [options]                       [--store DIR]\n"
     "\n"
     "Verifies a bundle that edgebuild made and runs its function on every frame of the input. Prints one JSON object "
     "a\n"
@@ -27,8 +31,18 @@ const char eb_options_help[] =
     "  --json             summary and errors as JSON\n"
     "  --version, --help\n"
     "\n"
+    "A store keeps what is installed on this device; a release becomes current in one step, and the previous one stays.\n"
+    "\n"
+    "  install FILE|-     verify a bundle, try it, make it current; what arrived of it before is not written again\n"
+    "  status [NAME]      what is installed\n"
+    "  rollback NAME      make the previous release current again; --bad: and never install the other one again\n"
+    "  gc                 remove what no current or previous release needs\n"
+    "  run NAME           run the current release; after three crashes in a row the previous one is current again\n"
+    "  --store DIR        the store; default $EDGEBUILD_STORE, else /var/lib/edgebuild\n"
+    "  --release ID       with --check, --verify or --input: a release of the store, in place of BUNDLE\n"
+    "\n"
     "exit code: 0 success, 1 wrong argument or input, 2 bundle refused, 3 check failed, 4 the machine cannot run it,\n"
-    "5 reading or writing failed, 6 not enough memory\n";
+    "5 reading or writing failed, 6 not enough memory; run: that of the release, or 128 and the signal that ended it\n";
 
 static eb_status usage(eb_error *error, const char *what, const char *which) {
   return eb_fail(error, EB_INPUT, "edgebuild-run --help lists the options", "%s%s", what, which);
@@ -57,7 +71,7 @@ static bool set_flag(const char *name, struct eb_options *options) {
   } flags[] = {
       {"--json", &options->json},       {"--check", &options->check},     {"--verify", &options->verify},
       {"--no-pace", &options->no_pace}, {"--profile", &options->profile}, {"--version", &options->version},
-      {"--help", &options->help},       {"-h", &options->help},
+      {"--help", &options->help},       {"-h", &options->help},         {"--bad", &options->bad},
   };
   for (size_t i = 0; i < sizeof flags / sizeof *flags; i++) {
     if (strcmp(flags[i].name, name) != 0) continue;
@@ -74,6 +88,14 @@ static eb_status set_value(const char *name, const char *value, struct eb_option
     options->input[options->input_count++] = value;
   } else if (strcmp(name, "--trust") == 0) {
     options->trust = value;
+  } else if (strcmp(name, "--store") == 0) {
+    options->store = value;
+    valid = *value;
+  } else if (strcmp(name, "--release") == 0) {
+    options->release = value;
+    valid = eb_is_id(value);
+  } else if (strcmp(name, "--ready-fd") == 0) {
+    valid = parse_number(value, 0, 1u << 20, &options->ready_fd, NULL);
   } else if (strcmp(name, "--repeat") == 0) {
     valid = parse_number(value, 0, 100000000, &options->repeat, NULL);
   } else if (strcmp(name, "--threads") == 0) {
@@ -90,14 +112,57 @@ static eb_status set_value(const char *name, const char *value, struct eb_option
   return eb_fail(error, EB_INPUT, "edgebuild-run --help lists the options", "%s: wrong value %s", name, value);
 }
 
+/* Commands, and what they are given: 0 nothing, 1 perhaps something, 2 something. */
+static const struct command {
+  const char *name;
+  int operand;
+  const char *missing;
+} commands[] = {
+    [EB_COMMAND_INSTALL] = {"install", 2, "install: no bundle is given"},
+    [EB_COMMAND_STATUS] = {"status", 1, NULL},
+    [EB_COMMAND_ROLLBACK] = {"rollback", 2, "rollback: no NAME is given"},
+    [EB_COMMAND_GC] = {"gc", 0, NULL},
+    [EB_COMMAND_RUN] = {"run", 2, "run: no NAME is given"},
+};
+
+static enum eb_command command_of(const char *word) {
+  for (int i = EB_COMMAND_INSTALL; i <= EB_COMMAND_RUN; i++) {
+    if (strcmp(commands[i].name, word) == 0) return (enum eb_command)i;
+  }
+  return EB_COMMAND_NONE;
+}
+
+static bool runs_something(const struct eb_options *options) {
+  return options->input_count || options->check || options->verify || options->profile || options->no_pace ||
+         options->format != EB_FORMAT_DETECT || options->width || options->threads || options->repeat != 1;
+}
+
+static eb_status check_command(const struct eb_options *options, eb_error *error) {
+  const struct command *command = &commands[options->command];
+  if (!options->operand && command->operand == 2) return usage(error, command->missing, "");
+  if (options->operand && command->operand == 0) return usage(error, "gc takes no name: ", options->operand);
+  if (options->release) return usage(error, "--release goes without a command, not with ", command->name);
+  if (options->bad && options->command != EB_COMMAND_ROLLBACK) return usage(error, "--bad belongs to rollback", "");
+  if (options->command != EB_COMMAND_RUN && runs_something(options)) {
+    return usage(error, "this command runs no frames and takes none of run's options: ", command->name);
+  }
+  return EB_OK;
+}
+
 static eb_status check_options(const struct eb_options *options, eb_error *error) {
   if (options->help || options->version) return EB_OK;
-  if (!options->bundle) return usage(error, "no bundle is given", "");
   if (options->check && options->verify) return usage(error, "--check and --verify exclude each other", "");
   if ((options->check || options->verify) && options->input_count) {
     return usage(error, "--check and --verify take no --input", "");
   }
-  return EB_OK;
+  if (options->command) return check_command(options, error);
+  if (options->bad) return usage(error, "--bad belongs to rollback", "");
+  if (options->release) {
+    return options->operand ? usage(error, "--release takes the place of a bundle; there is one more: ", options->operand)
+                            : EB_OK;
+  }
+  if (options->store) return usage(error, "--store needs a command (install, status, rollback, gc, run) or --release ID", "");
+  return options->operand ? EB_OK : usage(error, "no bundle is given", "");
 }
 
 eb_status eb_options_parse(int argc, char **argv, struct eb_options *options, eb_error *error) {
@@ -106,17 +171,19 @@ eb_status eb_options_parse(int argc, char **argv, struct eb_options *options, eb
     /* Errors of the command line itself follow --json wherever it stands. */
     if (strcmp(argv[i], "--json") == 0) options->json = true;
   }
-  for (int i = 1; i < argc; i++) {
+  if (argc > 1) options->command = command_of(argv[1]);
+  for (int i = options->command ? 2 : 1; i < argc; i++) {
     const char *argument = argv[i];
     if (set_flag(argument, options)) continue;
     eb_status status = EB_OK;
     if (argument[0] == '-' && argument[1]) {
       if (i + 1 == argc) return usage(error, "unknown option, or one without its value: ", argument);
       status = set_value(argument, argv[++i], options, error);
-    } else if (options->bundle) {
-      status = usage(error, "more than one bundle is given: ", argument);
+    } else if (options->operand) {
+      status = usage(error, options->command ? "one argument too many: " : "more than one bundle is given: ", argument);
     } else {
-      options->bundle = argument;
+      options->operand = argument;
+      options->operand_index = i;
     }
     if (status) return status;
   }

@@ -6,8 +6,23 @@
 
 #define EB_INPUTS_MAX 64
 
+enum eb_command {
+  EB_COMMAND_NONE, /* a bundle, or a release of a store, is run */
+  EB_COMMAND_INSTALL,
+  EB_COMMAND_STATUS,
+  EB_COMMAND_ROLLBACK,
+  EB_COMMAND_GC,
+  EB_COMMAND_RUN,
+};
+
 struct eb_options {
-  const char *bundle;
+  enum eb_command command;
+  const char *operand; /* of the command: FILE or NAME; without one the bundle; NULL: none was given */
+  int operand_index;   /* where it stands */
+  const char *store;   /* NULL: the default */
+  const char *release; /* ID in the store */
+  uint32_t ready_fd;   /* 0: none; a byte is written to it behind the first result */
+  bool bad;
   const char *trust;
   const char *input[EB_INPUTS_MAX]; /* FILE or NAME=FILE */
   uint32_t input_count;

@@ -152,6 +152,14 @@ static void print_frame(const struct eb_runner *runner, uint64_t nanoseconds) {
   eb_json_flush(out);
 }
 
+/* Tells who watches this process that a first result was given. */
+static void tell_ready(const struct eb_runner *runner) {
+  int fd = (int)runner->options->ready_fd;
+  if (!fd || runner->out->failure) return;
+  while (write(fd, "", 1) < 0 && errno == EINTR) continue;
+  close(fd);
+}
+
 eb_status eb_runner_run(struct eb_runner *runner, eb_error *error) {
   while (!runner->out->failure) {
     bool end;
@@ -159,7 +167,7 @@ eb_status eb_runner_run(struct eb_runner *runner, eb_error *error) {
     eb_status status = read_frame(runner, &end, error);
     if (status || end) return status;
     print_frame(runner, run_frame(runner));
-    runner->frames++;
+    if (runner->frames++ == 0) tell_ready(runner);
   }
   return EB_OK;
 }

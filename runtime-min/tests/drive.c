@@ -45,7 +45,7 @@ static ssize_t read_bytes(void *context, void *data, size_t size) {
 static eb_status load_and_run(eb_bytes bundle, eb_bytes trust, uint32_t threads, eb_error *error) {
   eb_model *model;
   eb_feed feed = {.read = read_bytes, .context = &bundle};
-  eb_status status = eb_load(&feed, trust, threads, false, &model, error);
+  eb_status status = eb_load(&feed, NULL, trust, threads, false, &model, error);
   if (status) return status;
   for (int run = 0; run < 3; run++) eb_run(model);
   eb_free(model);
@@ -85,7 +85,7 @@ static int flip(char **argv) {
 static eb_status verify(eb_bytes bundle, eb_bytes trust, eb_error *error) {
   eb_model *model;
   eb_feed feed = {.read = read_bytes, .context = &bundle};
-  eb_status status = eb_verify(&feed, trust, &model, error);
+  eb_status status = eb_verify(&feed, NULL, trust, &model, error);
   if (!status) eb_free(model);
   return status;
 }

@@ -1,0 +1,57 @@
+#include "launch.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/prctl.h>
+#include <unistd.h>
+
+#include "sealed.h"
+
+extern char **environ;
+
+static eb_status read_image(struct eb_store *store, const struct eb_head *head, const struct eb_file *file,
+                            struct eb_arena *image, eb_error *error) {
+  eb_files files = eb_store_files(store, head->id);
+  uint8_t digest[EB_SHA256_BYTES];
+  eb_feed feed;
+  eb_status status = files.open(files.context, file->path, file->size, file->sha256, &feed, error);
+  if (status) return status;
+  status = eb_arena_open_whole(image, file->size, error);
+  if (!status) status = eb_feed_hashed(&feed, file->size, store->accelerated, image->base, digest, error);
+  files.close(files.context, &feed);
+  if (status || memcmp(digest, file->sha256, sizeof digest) == 0) return status;
+  return eb_archive_other_file(file->path, error);
+}
+
+eb_status eb_launch_open(struct eb_store *store, const struct eb_head *head, const struct eb_cpu *cpu, int *fd,
+                         eb_error *error) {
+  const struct eb_file *file = eb_manifest_file(&head->manifest, "edgebuild-run");
+  struct eb_arena image = {0};
+  *fd = -1;
+  eb_status status = read_image(store, head, file, &image, error);
+  if (!status) {
+    status = eb_sealed_open("edgebuild-run", (eb_bytes){image.base, file->size}, file->sha256, cpu, fd, error);
+  }
+  eb_arena_close(&image);
+  return status;
+}
+
+static void use_as(int fd, int number) {
+  if (fd >= 0) dup2(fd, number);
+}
+
+_Noreturn void eb_launch_become(int runtime, char *const *argv, int input, int output, int errors, int death_signal) {
+  use_as(input, STDIN_FILENO);
+  use_as(output, STDOUT_FILENO);
+  use_as(errors, STDERR_FILENO);
+  prctl(PR_SET_PDEATHSIG, death_signal);
+  /* A script's interpreter opens it by its descriptor. */
+  fcntl(runtime, F_SETFD, 0);
+  fexecve(runtime, argv, environ);
+  char text[160];
+  int length = snprintf(text, sizeof text, "error: cannot execute the release's edgebuild-run: %s\n", strerror(errno));
+  if (length > 0 && write(STDERR_FILENO, text, (size_t)length) < 0) _exit(EB_IO);
+  _exit(EB_UNSUPPORTED);
+}

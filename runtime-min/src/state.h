@@ -1,0 +1,45 @@
+/* What is installed under a name (SPEC 11, functions/NAME): text to struct and back. */
+#ifndef EB_STATE_H
+#define EB_STATE_H
+
+#include "bundle.h"
+
+#define EB_NAME_TEXT 65u
+#define EB_BAD_MAX 16u
+#define EB_CRASHES_MAX 3u
+#define EB_STATE_BYTES_MAX ((size_t)2048)
+
+struct eb_state {
+  char target[EB_NAME_TEXT];
+  uint32_t floor;
+  char current[EB_ID_TEXT];
+  bool confirmed;
+  uint32_t crashes;
+  char previous[EB_ID_TEXT]; /* empty: none */
+  uint32_t bad_count;
+  char bad[EB_BAD_MAX][EB_ID_TEXT];
+};
+
+/* `name` is for messages. */
+eb_status eb_state_parse(eb_bytes text, const char *name, struct eb_state *state, eb_error *error);
+
+/* The length of the text. */
+size_t eb_state_text(const struct eb_state *state, char text[EB_STATE_BYTES_MAX]);
+
+bool eb_state_is_bad(const struct eb_state *state, const char *id);
+
+/* In front of the others; of more than EB_BAD_MAX the oldest is forgotten. */
+void eb_state_mark_bad(struct eb_state *state, const char *id);
+
+/* The release `id` becomes the current one, and what was current the previous one. */
+void eb_state_install(struct eb_state *state, const char *id, uint32_t release);
+
+/* The previous release becomes the current one again. `bad`: the other is marked bad and forgotten, otherwise it is the
+ * previous one then. */
+void eb_state_roll_back(struct eb_state *state, bool bad);
+
+/* Whether a text is an ID, and a NAME of SPEC 2. */
+bool eb_is_id(const char *text);
+bool eb_is_name(const char *text);
+
+#endif
