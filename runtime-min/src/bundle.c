@@ -9,8 +9,8 @@ void eb_digest_text(const uint8_t digest[EB_SHA256_BYTES], char text[EB_ID_TEXT]
 
 eb_status eb_head_read(struct eb_head *head, const eb_feed *feed, bool accelerated, eb_error *error) {
   uint8_t digest[EB_SHA256_BYTES];
-  eb_status status = eb_archive_short(feed, "manifest", head->manifest_text, EB_MANIFEST_BYTES_MAX,
-                                      &head->manifest_size, error);
+  eb_status status =
+      eb_archive_short(feed, "manifest", head->manifest_text, EB_MANIFEST_BYTES_MAX, &head->manifest_size, error);
   if (!status) {
     status = eb_archive_short(feed, "manifest.minisig", head->signature_text, EB_SIGNATURE_BYTES_MAX,
                               &head->signature_size, error);

@@ -45,8 +45,9 @@ static eb_status cannot(const char *what, eb_error *error) {
 static eb_status start(struct eb_store *store, const struct eb_head *head, const char *trust_path, int runtime,
                        struct trial *trial, eb_error *error) {
   /* execve takes strings that it does not write to. */
-  const char *const argv[] = {"edgebuild-run", "--store", store->path, "--release", head->id,
-                              "--check",       trust_path ? "--trust" : NULL, trust_path, NULL};
+  const char *const argv[] = {
+      "edgebuild-run", "--store", store->path, "--release", head->id, "--check", trust_path ? "--trust" : NULL,
+      trust_path,      NULL};
   int errors[2], nothing = open("/dev/null", O_RDWR | O_CLOEXEC);
   if (nothing < 0) return cannot("/dev/null", error);
   if (pipe2(errors, O_CLOEXEC)) {

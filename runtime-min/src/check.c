@@ -126,7 +126,8 @@ eb_status eb_check_latency(eb_model *model, eb_error *error) {
     insert(times, runs++, eb_clock_ns() - start);
   }
   if (!limit || times[runs / 2] <= limit) return EB_OK;
-  return eb_fail(error, EB_CHECK, "this device is too slow or too busy for the release; raise timeout_ms, or compile a smaller model",
+  return eb_fail(error, EB_CHECK,
+                 "this device is too slow or too busy for the release; raise timeout_ms, or compile a smaller model",
                  "the median latency is %.1f ms, over the manifest's timeout-ms %u",
                  (double)times[runs / 2] / (double)NS_PER_MS, eb_model_info(model)->timeout_ms);
 }

@@ -34,7 +34,8 @@ static eb_status read_trust(const struct eb_commands *commands, struct opened *o
 
 static void print_members(struct eb_json *out, const struct eb_head *head) {
   const struct eb_manifest *manifest = &head->manifest;
-  eb_json_print(out, "\"name\":\"%s\",\"version\":\"%s\",\"target\":\"%s\",\"release\":%u,\"signer\":\"%s\",\"id\":\"%s\"",
+  eb_json_print(out,
+                "\"name\":\"%s\",\"version\":\"%s\",\"target\":\"%s\",\"release\":%u,\"signer\":\"%s\",\"id\":\"%s\"",
                 manifest->name, manifest->version, manifest->target, manifest->release, head->signer, head->id);
 }
 
@@ -94,12 +95,13 @@ static eb_status collect(struct eb_commands *commands, struct opened *opened, eb
   if (!status) status = eb_store_lock(&opened->store, error);
   if (!status) status = eb_gc(&opened->store, &result, error);
   if (status) return status;
-  eb_json_print(commands->out,
-                commands->options->json
-                    ? "{\"releases_removed\":%u,\"blobs_removed\":%u,\"bytes_removed\":%llu,\"blobs\":%u,\"bytes\":%llu}\n"
-                    : "removed: %u releases, %u blobs, %llu bytes; kept: %u blobs, %llu bytes\n",
-                result.releases, result.blobs, (unsigned long long)result.bytes, result.kept_blobs,
-                (unsigned long long)result.kept_bytes);
+  eb_json_print(
+      commands->out,
+      commands->options->json
+          ? "{\"releases_removed\":%u,\"blobs_removed\":%u,\"bytes_removed\":%llu,\"blobs\":%u,\"bytes\":%llu}\n"
+          : "removed: %u releases, %u blobs, %llu bytes; kept: %u blobs, %llu bytes\n",
+      result.releases, result.blobs, (unsigned long long)result.bytes, result.kept_blobs,
+      (unsigned long long)result.kept_bytes);
   return EB_OK;
 }
 
@@ -124,8 +126,8 @@ static eb_status begin_rollback(struct eb_commands *commands, struct opened *ope
   eb_status status = eb_store_state_begin(&opened->store, name, state, &found, error);
   if (status) return status;
   if (!found) {
-    status = eb_fail(error, EB_INPUT, "edgebuild-run status lists the names", "nothing is installed as %s in the store %s",
-                     name, opened->store.path);
+    status = eb_fail(error, EB_INPUT, "edgebuild-run status lists the names",
+                     "nothing is installed as %s in the store %s", name, opened->store.path);
   } else if (!state->previous[0]) {
     status = eb_fail(error, EB_INPUT, "install another release; the one that is current now is kept then",
                      "there is no previous release of %s to go back to", name);

@@ -181,8 +181,8 @@ static eb_status drop_file(struct eb_install *install, eb_error *error) {
 
 eb_status eb_install_file_end(struct eb_install *install, eb_error *error) {
   uint8_t digest[EB_SHA256_BYTES];
-  eb_status status = eb_disk_append(&install->store->partial, install->name, install->fd, install->buffer,
-                                    install->held, error);
+  eb_status status =
+      eb_disk_append(&install->store->partial, install->name, install->fd, install->buffer, install->held, error);
   if (status) return status;
   bool whole = install->size + install->held == install->file->size;
   install->written += install->held;

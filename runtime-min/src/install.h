@@ -1,7 +1,8 @@
 /* Installation (SPEC 11): a release becomes the current one, or nothing changes.
  *
- * Whatever a release comes in (a bundle's archive, a delta) does the same: eb_install_begin with its head, for each file
- * of the manifest in its order eb_install_file and, where that says so, the file's bytes, then eb_install_commit. */
+ * Whatever a release comes in (a bundle's archive, a delta) does the same: eb_install_begin with its head, for each
+ * file of the manifest in its order eb_install_file and, where that says so, the file's bytes, then eb_install_commit.
+ */
 #ifndef EB_INSTALL_H
 #define EB_INSTALL_H
 
@@ -45,9 +46,9 @@ void eb_install_close(struct eb_install *install);
  * `complete` then, eb_install_commit is next. */
 eb_status eb_install_begin(struct eb_install *install, eb_error *error);
 
-/* The file `index` of the manifest: *from is its size when the store has it, else how much of it has arrived before. Only
- * in the latter case the bytes from there on follow, with eb_install_add and eb_install_file_end. `resume`: whether the
- * source can go on in the middle. */
+/* The file `index` of the manifest: *from is its size when the store has it, else how much of it has arrived before.
+ * Only in the latter case the bytes from there on follow, with eb_install_add and eb_install_file_end. `resume`:
+ * whether the source can go on in the middle. */
 eb_status eb_install_file(struct eb_install *install, uint32_t index, bool resume, uint64_t *from, bool *wanted,
                           eb_error *error);
 eb_status eb_install_add(struct eb_install *install, const void *data, size_t size, eb_error *error);

@@ -111,8 +111,8 @@ static eb_status run_frames(const struct eb_options *options, eb_model *model, u
   return status;
 }
 
-static eb_status load_from(const struct eb_options *options, const eb_feed *feed, const eb_files *files,
-                           eb_bytes trust, eb_model **model, uint32_t threads, eb_error *error) {
+static eb_status load_from(const struct eb_options *options, const eb_feed *feed, const eb_files *files, eb_bytes trust,
+                           eb_model **model, uint32_t threads, eb_error *error) {
   return options->verify ? run_verify(options, feed, files, trust, error)
                          : eb_load(feed, files, trust, threads, options->check, model, error);
 }

@@ -31,7 +31,8 @@ const char eb_options_help[] =
     "  --json             summary and errors as JSON\n"
     "  --version, --help\n"
     "\n"
-    "A store keeps what is installed on this device; a release becomes current in one step, and the previous one stays.\n"
+    "A store keeps what is installed on this device; a release becomes current in one step, and the previous one "
+    "stays.\n"
     "\n"
     "  install FILE|-     verify a bundle, try it, make it current; what arrived of it before is not written again\n"
     "  status [NAME]      what is installed\n"
@@ -71,7 +72,7 @@ static bool set_flag(const char *name, struct eb_options *options) {
   } flags[] = {
       {"--json", &options->json},       {"--check", &options->check},     {"--verify", &options->verify},
       {"--no-pace", &options->no_pace}, {"--profile", &options->profile}, {"--version", &options->version},
-      {"--help", &options->help},       {"-h", &options->help},         {"--bad", &options->bad},
+      {"--help", &options->help},       {"-h", &options->help},           {"--bad", &options->bad},
   };
   for (size_t i = 0; i < sizeof flags / sizeof *flags; i++) {
     if (strcmp(flags[i].name, name) != 0) continue;
@@ -158,10 +159,12 @@ static eb_status check_options(const struct eb_options *options, eb_error *error
   if (options->command) return check_command(options, error);
   if (options->bad) return usage(error, "--bad belongs to rollback", "");
   if (options->release) {
-    return options->operand ? usage(error, "--release takes the place of a bundle; there is one more: ", options->operand)
-                            : EB_OK;
+    return options->operand
+               ? usage(error, "--release takes the place of a bundle; there is one more: ", options->operand)
+               : EB_OK;
   }
-  if (options->store) return usage(error, "--store needs a command (install, status, rollback, gc, run) or --release ID", "");
+  if (options->store)
+    return usage(error, "--store needs a command (install, status, rollback, gc, run) or --release ID", "");
   return options->operand ? EB_OK : usage(error, "no bundle is given", "");
 }
 

@@ -19,8 +19,8 @@ bool eb_is_name(const char *text) {
          strspn(text, LOWER DIGITS "_-") == length;
 }
 
-/* The lines of a text, one value each: what a line's form leaves open (spaces, leading zeros, bytes behind the end) shows
- * when the whole is written again and compared. */
+/* The lines of a text, one value each: what a line's form leaves open (spaces, leading zeros, bytes behind the end)
+ * shows when the whole is written again and compared. */
 struct values {
   struct eb_reader reader;
   char line[EB_ID_TEXT + 16];
@@ -104,10 +104,9 @@ eb_status eb_state_parse(eb_bytes text, const char *name, struct eb_state *state
 }
 
 size_t eb_state_text(const struct eb_state *state, char text[EB_STATE_BYTES_MAX]) {
-  size_t size = (size_t)snprintf(text, EB_STATE_BYTES_MAX,
-                                 "edgebuild-state 1\ntarget %s\nfloor %u\ncurrent %s\nconfirmed %s\ncrashes %u\n",
-                                 state->target, state->floor, state->current, state->confirmed ? "yes" : "no",
-                                 state->crashes);
+  size_t size = (size_t)snprintf(
+      text, EB_STATE_BYTES_MAX, "edgebuild-state 1\ntarget %s\nfloor %u\ncurrent %s\nconfirmed %s\ncrashes %u\n",
+      state->target, state->floor, state->current, state->confirmed ? "yes" : "no", state->crashes);
   if (state->previous[0]) {
     size += (size_t)snprintf(text + size, EB_STATE_BYTES_MAX - size, "previous %s\n", state->previous);
   }

@@ -31,8 +31,8 @@ eb_status eb_store_state_begin(struct eb_store *store, const char *name, struct 
                                eb_error *error);
 eb_status eb_store_state_end(struct eb_store *store, const char *name, const struct eb_state *state, eb_error *error);
 
-/* The head of a release, read (SPEC 2, step 1) and with the right ID. A release that is not there, or is another one, is
- * refused; what cannot be read is EB_IO. */
+/* The head of a release, read (SPEC 2, step 1) and with the right ID. A release that is not there, or is another one,
+ * is refused; what cannot be read is EB_IO. */
 eb_status eb_store_head(const struct eb_store *store, const char *id, struct eb_head *head, eb_error *error);
 
 /* The files of the release `id`. */

@@ -48,7 +48,8 @@ static eb_status end_change(struct eb_supervise *run, struct eb_state *state, bo
   return status;
 }
 
-/* What is to be run: the current release, or the one before it when that has failed and nobody noticed (the power went).
+/* What is to be run: the current release, or the one before it when that has failed and nobody noticed (the power
+ * went).
  */
 static eb_status choose(struct eb_supervise *run, struct attempt *attempt, eb_error *error) {
   bool found, given_up;
@@ -109,8 +110,7 @@ static eb_status restore(struct eb_supervise *run, const struct attempt *attempt
   return eb_store_state_end(run->store, run->name, changes ? &state : NULL, error);
 }
 
-static eb_status count_crash(struct eb_supervise *run, const struct attempt *attempt, bool *given_up,
-                             eb_error *error) {
+static eb_status count_crash(struct eb_supervise *run, const struct attempt *attempt, bool *given_up, eb_error *error) {
   struct eb_state state;
   bool open;
   *given_up = false;

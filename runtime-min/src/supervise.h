@@ -1,5 +1,5 @@
-/* `run NAME` (SPEC 11): the current release in a process that is watched; three crashes in a row, and the previous one is
- * current again. */
+/* `run NAME` (SPEC 11): the current release in a process that is watched; three crashes in a row, and the previous one
+ * is current again. */
 #ifndef EB_SUPERVISE_H
 #define EB_SUPERVISE_H
 
