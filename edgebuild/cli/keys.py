@@ -116,6 +116,8 @@ def keys_rotate(
         raise UsageError(f"{out}: exists already", "keep it, or choose another name with --out FILE")
     if trust is None and (output or keep or expires):
         raise UsageError("-o, --keep and --expires are about a trust file", "name it with --trust FILE")
+    if out in (trust, output):
+        raise UsageError(f"{out}: both the key and the trust file", "choose another name with --out FILE")
     old, new = keys.load_public(key or keys.signing_key_path()), minisign.generate()
     write = _next_trust(trust, old, new.public, output, keep=keep, expires=expires) if trust else None
     chosen = keys.new_password() if password else b""
@@ -132,22 +134,18 @@ def _next_trust(
     """What writes the next trust file, and says so. All that can be refused is refused before."""
     from edgebuild.cli.trust import days_after, write_next
     from edgebuild.core import keys, rotation
-    from edgebuild.core.disk import write_together
     from edgebuild.core.trust import is_roles
 
     data = keys.read_trust(path)
+    if output is not None and output.exists() and (is_roles(data) or output != path):
+        raise UsageError(f"{output}: exists already", "choose another name with -o FILE")
     if not is_roles(data):
         if expires:
             raise UsageError(f"{path}: a plain list of keys does not expire", "leave out --expires")
-        place = output or path
         with naming(path):
             made = rotation.next_keys(data, new, old, keep=keep)
-
-        def replace_keys() -> str:
-            write_together(place.parent, {place.name: made})
-            return f"{place}: lists key {new.name}{'' if keep else f', and {old.name} no more'}\n"
-
-        return replace_keys
+        said = f"lists key {new.name}" + ("" if keep else f", and {old.name} no more")
+        return lambda: _write_keys(output or path, made, said)
     if output is None:
         raise UsageError(f"{path}: has roles: its next version is another file, which root keys sign", "add -o NEXT")
     before = keys.load_roles(path)
@@ -155,6 +153,11 @@ def _next_trust(
     drop = () if keep else (old.name,)
     with naming(path):
         after = rotation.next_version(before, rotation.Change(add_release=(new,), drop_release=drop), *days)
-    if output.exists():
-        raise UsageError(f"{output}: exists already", "choose another name with -o FILE")
     return lambda: write_next(output, after, before)
+
+
+def _write_keys(path: Path, data: bytes, said: str) -> str:
+    from edgebuild.core.disk import write_together
+
+    write_together(path.parent, {path.name: data})
+    return f"{path}: {said}\n"
