@@ -13,7 +13,11 @@ the outputs that this rounding makes alone, `cost_us`: how much longer it takes 
 where recipe.lock says which; `precision` {chosen}: "int8", or "float32" for the whole network, and where both
 were measured {int8_us, float32_us}, the least latency of one thread; `diagnosis`: where accuracy is lost, why, and what
 to do (keys: stages/diagnose/__init__.py; `culprit` is its first finding, or null; `failed` alone when it could not be
-made); with --baseline `baseline` {edgebuild, onnxruntime}: latency in turns.
+made); with --update-of `update` {of {version, release, id}, weights, changed, rescaled, entropy_bytes, grids_kept,
+grids_changed [{name, old_scale, scale, reason}], layers [{name, weights, changed, rescaled, entropy_bytes}], sqnr_db,
+accuracy {metric, unit, old, float, shipped}}: integers and channels' scales that differ from the old release's, the
+empirical entropy of the integers' differences, and tensors whose scale no longer
+served; with --baseline `baseline` {edgebuild, onnxruntime}: latency in turns.
 
 Description: `name, version, target, release, arch, needs, abi, quality, checked, function, trigger, timeout_ms,
 verified`; `made`, `expires`: YYYY-MM-DD or null; `signer`: key id; `inputs`, `outputs` [{name, shape, dtype}]; `files`

@@ -131,6 +131,7 @@ def summary(report: dict[str, Any], path: str) -> Table:
             ("checked", "yes: golden outputs reproduced" if report["checked"] else f"NO: {report['check_reason']}"),
             *([("quality", "speed only: made without trained weights")] if report["quality"] != "trained" else []),
             ("accuracy", accuracy_line(report)),
+            *([("update", update_line(report["update"]))] if "update" in report else []),
             *([("fallback", fallen)] if (fallen := fallback_line(report)) else []),
             *([("precision", whole)] if (whole := precision_line(report)) else []),
             *([("culprit", escape(culprit))] if (culprit := culprit_line(report)) else []),
@@ -144,6 +145,19 @@ def summary(report: dict[str, Any], path: str) -> Table:
             ("time", f"{sum(report['seconds'].values()):.1f} s"),
         ],
     )
+
+
+def update_line(update: dict[str, Any]) -> str:
+    """What an update changes, and what it gains."""
+    found, of = update["accuracy"], update["of"]
+    unit = f" {found['unit']}" if found["unit"] else ""
+    accuracy = f"{found['metric']} {found['old']:.2f} → {found['shipped']:.2f}{unit}"
+    gain = f"of {of['version']} (release {of['release']}): {accuracy}"
+    if "weights" not in update:
+        return gain
+    changed = f"{update['changed']:,} of {update['weights']:,} weights changed"
+    grids = len(update["grids_changed"])
+    return f"{gain}; {changed}" + (f", {grids} tensors have another scale" if grids else "")
 
 
 def accuracy_line(report: dict[str, Any]) -> str:

@@ -127,6 +127,15 @@ def compile_(
         bool,
         typer.Option("--update-lock", help="Measure all shapes again (30 s without --tune), and write recipe.lock."),
     ] = False,
+    update_of: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="OLD.ebundle",
+            help="Keep the quantization grid and the schedules of this release, so that what did not change stays the "
+            "same bytes. OLD.basis.zip must lie beside it.",
+            show_default=False,
+        ),
+    ] = None,
     baseline: Annotated[
         bool, typer.Option("--baseline", help="Measure ONNX Runtime INT8 in turns with the bundle.")
     ] = False,
@@ -154,6 +163,7 @@ def compile_(
         release=release or chosen.identity.release,
         made=made_day,
         expires=expiry,
+        update=None if update_of is None else pipeline.UpdateOf(update_of, release),
     )
     chosen_signer, trusted = signer_of(key, signer, None, None)
     prepare_folder(out)

@@ -12,13 +12,14 @@ from pathlib import Path
 
 from edgebuild import page
 from edgebuild.core import disk
+from edgebuild.core.basis import SUFFIX
 from edgebuild.core.cache import CACHE_VARIABLE, Cache
 from edgebuild.core.signer import Signer
 from edgebuild.pipeline.build import Build
 from edgebuild.pipeline.entries import json_bytes
-from edgebuild.pipeline.job import STAGES, Job, Listener, Result
+from edgebuild.pipeline.job import STAGES, Job, Listener, Result, UpdateOf
 
-__all__ = ["STAGES", "Job", "Listener", "Result", "build", "output_files", "write_output"]
+__all__ = ["STAGES", "Job", "Listener", "Result", "UpdateOf", "build", "output_files", "write_output"]
 
 
 def build(job: Job, signer: Signer, listener: Listener, cache: Cache | None = None) -> Result:
@@ -30,13 +31,16 @@ def build(job: Job, signer: Signer, listener: Listener, cache: Cache | None = No
 
 
 def write_output(result: Result, out: Path) -> Path:
-    """Writes bundle, report and the report's page into `out`, all or none; returns the bundle's path."""
+    """Writes bundle, report, the report's page and the basis of later releases into `out`, all or none; returns the
+    bundle's path.
+    """
     bundle = f"{result.stem}.ebundle"
     disk.write_together(out, {bundle: result.bundle, **output_files(result)})
     return out / bundle
 
 
 def output_files(result: Result) -> dict[str, bytes]:
-    """What lies beside a bundle, by name: the report and its page."""
+    """What lies beside a bundle, by name: the report, its page and the basis of later releases."""
     shown = page.render(result.report).encode()
-    return {f"{result.stem}.report.json": json_bytes(result.report), f"{result.stem}.report.html": shown}
+    basis = {} if result.basis is None else {f"{result.stem}{SUFFIX}": result.basis}
+    return basis | {f"{result.stem}.report.json": json_bytes(result.report), f"{result.stem}.report.html": shown}

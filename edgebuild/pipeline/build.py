@@ -17,6 +17,7 @@ from edgebuild.pipeline.entries import Built, Entry, Meta, files_in, json_bytes,
 from edgebuild.pipeline.fallback import Search
 from edgebuild.pipeline.job import Job, Listener, Result
 from edgebuild.pipeline.stages import Stages
+from edgebuild.pipeline.update import basis_of
 from edgebuild.pipeline.ways import Ways
 from edgebuild.stages import check, sign
 
@@ -43,10 +44,11 @@ class Build:
         """What `edgebuild compile` gives."""
         stages = self._stages
         with stages.timed("ingest"):
-            ingested = stages.ingest()
+            self._ingested = ingested = stages.ingest()
         with tempfile.TemporaryDirectory(prefix="edgebuild-") as folder:
             ways = Ways(stages, ingested, Path(folder))
-            built = self._faster(ways, Search(ways).met(ways.built(stages.known_fallback())))
+            first = ways.built(stages.known_fallback())
+            built = Search(ways).kept(first) if stages.old else self._faster(ways, Search(ways).met(first))
             with stages.timed("diagnose"):
                 diagnosis = stages.diagnose(ingested, built.quantized, ways.meta)
         self._keep(built)
@@ -57,19 +59,31 @@ class Build:
         made |= {"signer": signature_key_name(data), "bundle_bytes": len(data), "diagnosis": diagnosis}
         manifest = packed.manifest
         stem = f"{manifest.name}-{manifest.version}-{manifest.target}"
-        return Result(stem, data, made, ingested.folder / "model.onnx", built.quantized.folder / "model.onnx")
+        basis = basis_of(built, stages.precision, stages.schedules(built.quantized))
+        models = ingested.folder / "model.onnx", built.quantized.folder / "model.onnx"
+        return Result(stem, data, made, *models, basis)
 
     def _report(self, meta: Meta, built: Built) -> dict[str, Any]:
+        quantization = built.quantized.json("report.json")
+        update = quantization.pop("update", None)
         made = report.of_build(
             built.draft.package.manifest,
             read_plan(built.program.read("plan.bin")),
             float_bytes=meta.float_bytes,
-            quantization=built.quantized.json("report.json") | {"fallback": built.fallback_rows},
+            quantization=quantization | {"fallback": built.fallback_rows},
             checked=built.checked,
             accuracy=built.accuracy,
         )
         chosen = {"chosen": self._stages.precision, **self._compared}
+        if self._stages.old:
+            made["update"] = {"of": self._stages.old.named, **(update or {}), "accuracy": self._before(meta, built)}
         return made | {"parity": meta.parity, "seconds": self._stages.seconds, "precision": chosen}
+
+    def _before(self, meta: Meta, built: Built) -> dict[str, Any]:
+        """The accuracy of the old release on the new one's samples, and of what is shipped."""
+        old = self._stages.old_accuracy(self._ingested, meta)
+        now = built.accuracy
+        return {"metric": now["metric"], "unit": now["unit"], "old": old, "float": now["float"], "shipped": now["int8"]}
 
     def _keep(self, built: Built) -> None:
         """What was measured goes to recipe.lock, where that was asked for."""
@@ -124,6 +138,11 @@ def _precisions(ways: Ways, built: Built) -> Entry:
 
 def _check_search(job: Job) -> None:
     """Refuses a search that cannot be made, before anything else is done."""
+    if job.update and (job.update_lock or job.tune):
+        option = "--update-lock" if job.update_lock else "--tune"
+        raise UsageError(
+            f"{option}: an update keeps the schedules of the old release", f"leave out {option}, or --update-of"
+        )
     if job.update_lock and job.of_file:
         raise UsageError("--update-lock: a model file has no recipe.lock", "compile a recipe's folder")
     if job.tune and not runs_here(job.target):

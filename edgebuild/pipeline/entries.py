@@ -136,6 +136,9 @@ def files_in(quantized: "Quantized") -> dict[str, bytes]:
         "model.onnx": quantized.model.SerializeToString(deterministic=True),
         "float.onnx": quantized.floating.SerializeToString(deterministic=True),
         "report.json": json_bytes(quantized.report),
+        "factors.json": json_bytes(
+            {name: array.astype("<f4").tobytes().hex() for name, array in quantized.factors.items()}
+        ),
     }
 
 

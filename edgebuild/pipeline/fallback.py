@@ -34,6 +34,13 @@ class Search:
         """What was built, or one that keeps the budget. Raises CheckError when none does."""
         return self._within_budget(built) if self._misses(built) else built
 
+    def kept(self, built: Built) -> Built:
+        """What was built as an update, which keeps the precision of every layer. Raises CheckError."""
+        over = self._over(built.accuracy)
+        if over is not None:
+            raise self._missed(built, over)
+        return built
+
     def _misses(self, built: Built) -> bool:
         """Whether the budget is missed, and layers may still leave 8 bits. Raises CheckError where they may not."""
         over = self._over(built.accuracy)
@@ -161,7 +168,9 @@ class Search:
         hint = "calibrate on more samples that look like what the function will see, or allow a larger max_drop"
         if serious:
             hint = f"{serious[0]['layer']}: {serious[0]['cause']}: {serious[0]['what']} {serious[0]['remedy']}"
-        if self._stages.known_fallback():
+        if self._stages.old:
+            hint = "compile without --update-of: a grid of its own, and other precisions, may keep the budget"
+        elif self._stages.known_fallback():
             hint = f"{LOCK_FILE} was measured for another state of the model: edgebuild compile --update-lock"
         kind = precision_text(self._stages.precision, built.fallback.values())
         return CheckError(

@@ -34,11 +34,19 @@ class Listener(Protocol):
 
 
 @dataclass(frozen=True)
+class UpdateOf:
+    """The old bundle's file, and which release counter was asked for (None: the next one)."""
+
+    bundle: Path
+    release: int | None = None
+
+
+@dataclass(frozen=True)
 class Job:
     """What is built, under which name. `recipe` may stand for a bare model file.
 
     `tune`: seconds for measuring block sizes on this machine; `update_lock`: measure again, and write recipe.lock.
-    `release`, `made`, `expires` are the manifest's.
+    `release`, `made`, `expires` are the manifest's. `update`: keep the grid and the schedules of an earlier release.
     """
 
     recipe: Recipe
@@ -51,6 +59,7 @@ class Job:
     release: int = 1
     made: date | None = None
     expires: date | None = None
+    update: UpdateOf | None = None
 
     @property
     def of_file(self) -> bool:
@@ -60,10 +69,13 @@ class Job:
 
 @dataclass(frozen=True)
 class Result:
-    """`stem` is NAME-VERSION-TARGET; `report` is the report file's content; the models are ONNX files in the cache."""
+    """`stem` is NAME-VERSION-TARGET; `report` is the report file's content; the models are ONNX files in the cache.
+    `basis`: what a later release builds on (core/basis.py); None where nothing was rounded here.
+    """
 
     stem: str
     bundle: bytes
     report: dict[str, Any]
     float_model: Path
     qdq_model: Path
+    basis: bytes | None = None

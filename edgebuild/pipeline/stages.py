@@ -7,7 +7,7 @@ import dataclasses
 import functools
 import itertools
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -22,6 +22,7 @@ from edgebuild.core.recipe import LOCK_FILE, RECIPE_FILE, Calibration, Recipe
 from edgebuild.pipeline.cached import Cached
 from edgebuild.pipeline.entries import Draft, Entry, Meta, files_in, json_bytes, model_of, weight_bytes
 from edgebuild.pipeline.job import Job, Listener
+from edgebuild.pipeline.update import read_old, release_of
 from edgebuild.stages import check, package
 
 if TYPE_CHECKING:
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
 
     from edgebuild.reference import Foreign
     from edgebuild.stages.evaluate import Custom
-    from edgebuild.stages.quantize import Calibrated, Settings
+    from edgebuild.stages.quantize import Calibrated, Settings, Update
 
 NO_CALIBRATION = "a model is calibrated on real samples only: --calibration FILE.npz, one array per model input"
 
@@ -48,6 +49,9 @@ class Stages(Cached):
         locked = {} if job.update_lock else self.lock.precision
         whole = recipe.model.precision
         self.precision = "float32" if whole == "float32" else locked.get(job.target.isa, whole)
+        self.old = read_old(job.update, job) if job.update else None
+        if self.old:
+            self.precision = self.old.basis.precision
         self._place = find_set(recipe.calibration.set, recipe.folder)
         self._calibration = load_set(self._place)
 
@@ -86,6 +90,8 @@ class Stages(Cached):
                 return files_in(quantize.keep_float(model))
             if quantize.is_quantized(model):
                 return files_in(quantize.passed_through(model))
+            if self.old:
+                return files_in(quantize.updated(self._update(ingested, meta), quantize.Aim()))
             found = self.calibrated(ingested, meta)
             known = quantize.may_fall_back(found)
             for layer in fallback:
@@ -99,8 +105,23 @@ class Stages(Cached):
             repr(settings),
             precision,
             repr(sorted(fallback.items())),
+            self.old.digest if self.old else "",
         ]
         return self.entry("quantize", inputs, make)
+
+    def _update(self, ingested: Entry, meta: Meta) -> "Update":
+        """What the samples showed, beside the earlier release."""
+        from edgebuild.stages.quantize import Update  # noqa: PLC0415 - imports onnxruntime
+
+        assert self.old is not None
+        settings = self.job.recipe.calibration
+        return Update(
+            model_of(ingested),
+            lambda: self._calibration.samples(meta.inputs, settings.samples),
+            _settings(settings, rescued=False),
+            self.old.for_quantizer(),
+            self.progress("quantize", 2 * settings.samples),
+        )
 
     def _stale(self, fallback: Mapping[str, Precision]) -> str:
         """What recipe.lock says of precisions, and no quantized model can have."""
@@ -129,7 +150,7 @@ class Stages(Cached):
 
     def compile(self, quantized: Entry) -> Entry:
         target = self.job.target
-        locked = self._schedules(quantized)
+        locked = self.schedules(quantized)
 
         def make() -> dict[str, bytes]:
             from edgebuild.stages.compile import compile_model  # noqa: PLC0415 - imports TVM
@@ -141,9 +162,11 @@ class Stages(Cached):
         keys = [quantized.digest_of("model.onnx"), repr(anonymous), repr(sorted(locked.items()))]
         return self.entry("compile", keys, make)
 
-    def _schedules(self, quantized: Entry) -> dict[str, str]:
-        """Block sizes by shape: the lock's, and what a search was asked to find."""
+    def schedules(self, quantized: Entry) -> dict[str, str]:
+        """Block sizes by shape: the earlier release's, else the lock's, and what a search was asked to find."""
         job = self.job
+        if self.old:
+            return dict(self.old.basis.schedules)
         known = {} if job.update_lock else self.lock.schedules.get(job.target.isa, {})
         if not job.tune:
             return known
@@ -164,12 +187,25 @@ class Stages(Cached):
             from edgebuild.reference import Interpreter  # noqa: PLC0415 - imports onnx
 
             interpreter = Interpreter(model_of(quantized), _foreign)
-            samples = self._calibration.samples(meta.inputs, check.GOLDEN_SAMPLES)
+            samples = self._golden_samples(meta)
             pairs = [(sample, interpreter.run(sample)) for sample in samples]
             return check.golden_files([i.name for i in meta.inputs], [o.name for o in meta.outputs], pairs)
 
-        entry = self.entry("golden", [quantized.digest_of("model.onnx"), self._calibration.digest()], make)
+        source = self.old.digest if self.old else self._calibration.digest()
+        entry = self.entry("golden", [quantized.digest_of("model.onnx"), source], make)
         return {path.name: path.read_bytes() for path in entry.folder.iterdir()}
+
+    def _golden_samples(self, meta: Meta) -> "Iterable[dict[str, Any]]":
+        """Of an update those of the earlier release, which the device has."""
+        if self.old is None:
+            return self._calibration.samples(meta.inputs, check.GOLDEN_SAMPLES)
+        import io  # noqa: PLC0415
+
+        import numpy as np  # noqa: PLC0415 - an unchanged build does without it
+
+        files = self.old.bundle.files
+        arrays = {item.name: np.load(io.BytesIO(files[f"golden/in-{i}.npy"])) for i, item in enumerate(meta.inputs)}
+        return (dict(zip(arrays, sample, strict=True)) for sample in zip(*arrays.values(), strict=True))
 
     def package(self, meta: Meta, program: Entry, runtime: Path, golden: dict[str, bytes]) -> package.Package:
         recipe = self.job.recipe
@@ -190,7 +226,8 @@ class Stages(Cached):
             sources=_handler_sources(recipe),
         )
         runnable = runner.prefix_for(self.job.target)[0] is not None
-        stamp = package.Stamp(self.job.release, self.job.made, self.job.expires)
+        release = release_of(self.old, self.job) if self.old else self.job.release
+        stamp = package.Stamp(release, self.job.made, self.job.expires)
         return package.package(contents, self.job.target, stamp, checked=runnable)
 
     def check(self, test: Draft) -> dict[str, Any]:
@@ -259,6 +296,35 @@ class Stages(Cached):
         )
         return found | {"budget": self.judged(found, meta)}
 
+    def old_accuracy(self, ingested: Entry, meta: Meta) -> float:
+        """What the old release reaches on the samples that the new one is judged on."""
+        assert self.old is not None
+        old, data = self.old, self.judges()
+
+        def make() -> dict[str, bytes]:
+            import onnx  # noqa: PLC0415
+
+            from edgebuild.stages import evaluate  # noqa: PLC0415 - imports onnxruntime
+
+            before = evaluate.graph(onnx.load_model_from_string(old.basis.model))
+            metric = self.job.recipe.accept.metric if self.job.recipe.accept else None
+            samples = data[0].labelled(meta.inputs, data[2])
+            found = evaluate.evaluate(model_of(ingested), before, samples, metric, self.own_metric())
+            return {"old.json": json_bytes(found.of_int8)}
+
+        accept = self.job.recipe.accept
+        own = digest.of_file(self.job.recipe.folder / accept.own[0]) if accept and accept.own else ""
+        keys = [
+            "old",
+            ingested.digest,
+            old.digest,
+            data[0].digest(),
+            str(data[2]),
+            accept.metric if accept else "",
+            own,
+        ]
+        return float(self.entry("evaluate", keys, make).json("old.json"))
+
     def judges(self) -> tuple[CalibrationSet, str, int | None]:
         """The samples that accuracy is measured on, what the report calls them, and how many at most."""
         recipe = self.job.recipe
@@ -296,6 +362,8 @@ class Stages(Cached):
         """What an earlier build measured for this kind of CPU."""
         if self.job.update_lock or self.precision == "float32":
             return {}
+        if self.old:
+            return self.old.fallback
         return cast("dict[str, Precision]", dict(self.lock.fallback.get(self.job.target.isa, {})))
 
 

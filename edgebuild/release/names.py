@@ -2,11 +2,13 @@
 
 import re
 
+from edgebuild.core import basis
+
 SUMS = "SHA256SUMS"
 INDEX = "release.json"
 TRUST = "trust"
 SIGNATURE = ".minisig"
-REPORTS = (".report.json", ".report.html")
+REPORTS = (".report.json", ".report.html", basis.SUFFIX)
 _FILE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+~-]{0,199}")
 
 

@@ -17,7 +17,7 @@ from edgebuild.stages.compile.memory import Life, aligned, place
 from edgebuild.stages.compile.values import Storage
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     import onnx
 
@@ -42,6 +42,19 @@ def compile_model(model: "onnx.ModelProto", target: Target, locked: "Mapping[str
     Raises ModelError for what cannot be lowered, CompileError where code generation fails, RecipeError for a schedule
     that does not fit.
     """
+    lowered = _scheduled(model, target, locked)
+    kernels, of_step = lowered.emitter.kernels()
+    plan, weights = assemble(lowered, kernels, of_step)
+    return Program(build_program(kernels, target), write_plan(plan), weights)
+
+
+def weights_of(model: "onnx.ModelProto", target: Target, locked: "Mapping[str, str]" = _NOTHING) -> bytes:
+    """The `weights.bin` that `compile_model` would give: no code is generated. Raises as that does."""
+    lowered = _scheduled(model, target, locked)
+    return b"".join(_padded(data) for _, data in _constants(lowered))
+
+
+def _scheduled(model: "onnx.ModelProto", target: Target, locked: "Mapping[str, str]") -> Lowered:
     from edgebuild.kernels.isa import ISAS  # noqa: PLC0415
     from edgebuild.stages.compile.schedule import schedule  # noqa: PLC0415
 
@@ -52,16 +65,30 @@ def compile_model(model: "onnx.ModelProto", target: Target, locked: "Mapping[str
     lowered = lower(model, ISAS[target.isa])
     fuse(lowered.emitter, lowered.kept)
     schedule(lowered.emitter, locked)
-    kernels, of_step = lowered.emitter.kernels()
-    plan, weights = assemble(lowered, kernels, of_step)
-    return Program(build_program(kernels, target), write_plan(plan), weights)
+    return lowered
+
+
+def _used(lowered: Lowered) -> list[int]:
+    """The storages that some step reads or writes, in the order of plan.bin."""
+    emitter = lowered.emitter
+    return sorted({s for step in emitter.steps for s in (*step.inputs, *step.written)} | lowered.kept)
+
+
+def _constants(lowered: Lowered) -> "Iterator[tuple[int, bytes]]":
+    for number in _used(lowered):
+        data = lowered.emitter.storages[number].data
+        if data is not None:
+            yield number, data.tobytes()
+
+
+def _padded(data: bytes) -> bytes:
+    return data + bytes(aligned(len(data)) - len(data))
 
 
 def assemble(lowered: Lowered, kernels: "Sequence[Kernel]", of_step: "Sequence[int]") -> tuple[Plan, bytes]:
     """Place every tensor and write the weights in the order of the tensor table."""
     emitter = lowered.emitter
-    used = {s for step in emitter.steps for s in (*step.inputs, *step.written)} | lowered.kept
-    order = sorted(used)
+    order = _used(lowered)
     index = {storage: i for i, storage in enumerate(order)}
     offsets, arena_bytes = place(_lives(lowered))
     weight_bytes = sum(aligned(_nbytes(lowered, s)) for s in order if emitter.storages[s].data is not None)
@@ -80,8 +107,7 @@ def assemble(lowered: Lowered, kernels: "Sequence[Kernel]", of_step: "Sequence[i
             tensors.append(PlanTensor(storage.name, storage.dtype, shape, "arena", offsets[number]))
             continue
         tensors.append(PlanTensor(storage.name, storage.dtype, shape, "weights", len(weights)))
-        weights += storage.data.tobytes()
-        weights += bytes(aligned(len(weights)) - len(weights))
+        weights += _padded(storage.data.tobytes())
     ops = tuple(
         PlanOp(
             step.name,

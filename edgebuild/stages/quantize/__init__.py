@@ -1,7 +1,7 @@
 """Quantize: float ONNX in, QDQ ONNX of SPEC section 9 and a report out."""
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import onnx
@@ -12,6 +12,7 @@ from edgebuild.stages.quantize.boundaries import Boundaries
 from edgebuild.stages.quantize.calibrate import InputSpec, Sample, check_sample, input_specs
 from edgebuild.stages.quantize.calibrated import (
     Calibrated,
+    Choices,
     Fallback,
     Samples,
     Settings,
@@ -19,23 +20,29 @@ from edgebuild.stages.quantize.calibrated import (
     factors_of,
 )
 from edgebuild.stages.quantize.fold import fold
-from edgebuild.stages.quantize.graph import Graph, key
+from edgebuild.stages.quantize.graph import Array, Graph, key
 from edgebuild.stages.quantize.insert import Parameters
+from edgebuild.stages.quantize.kept import Basis
 from edgebuild.stages.quantize.observers import Range
 from edgebuild.stages.quantize.select import Selection
 from edgebuild.stages.quantize.sensitivity import Rounding, roundings
 from edgebuild.stages.quantize.strip import without_rounding
 from edgebuild.stages.quantize.support import check_operators
+from edgebuild.stages.quantize.update import Aim, Update
 from edgebuild.stages.quantize.verify import activation_tensors, is_quantized, share_parameters, verify
 
 __all__ = [
+    "Aim",
+    "Basis",
     "Calibrated",
+    "Choices",
     "Fallback",
     "InputSpec",
     "Quantized",
     "Rounding",
     "Sample",
     "Settings",
+    "Update",
     "calibration",
     "check_sample",
     "finished",
@@ -46,6 +53,7 @@ __all__ = [
     "passed_through",
     "quantize",
     "roundings",
+    "updated",
 ]
 
 _OPSET = 18
@@ -60,12 +68,14 @@ class Quantized:
     `candidates`: {equalized, observer, sqnr_db} of each that was tried, on held-out samples, and of the last two
     `all_sqnr_db`, on others too; `equalized`: {tensor, smallest, largest}
     factor; `rescued`: tensors in 16 bits because the network is ruined without. `floating`: the float32 network that
-    was rounded; its tensors have the names and values that they have before Q in `model`.
+    was rounded; its tensors have the names and values that they have before Q in `model`. `factors`: what its channels
+    are multiplied by, by tensor.
     """
 
     model: onnx.ModelProto
     report: dict[str, Any]
     floating: onnx.ModelProto
+    factors: Mapping[str, Array] = field(default_factory=dict)
 
 
 def quantize(
@@ -117,7 +127,17 @@ def finished(found: Calibrated, fallback: Fallback | None = None) -> Quantized:
     report["rescued"] = sorted(found.rescued)
     result = plan.model(chosen)
     onnx.checker.check_model(result, full_check=True)
-    return Quantized(result, report, found.network.graph.to_model())
+    return Quantized(result, report, found.network.graph.to_model(), found.network.factors)
+
+
+def updated(update: Update, aim: Aim) -> Quantized:
+    """A later training on the grid of an earlier build; the report's `update` says what changed."""
+    found, plan = update.found, update.plan
+    model, changes = update.quantized(aim)
+    rows = _tensors(plan.boundaries, update.ranges, update.grid.chosen)
+    report = _report(found.count, found.rule, rows, *_operators(found.network.graph, plan.selection))
+    report |= {"candidates": [], "equalized": factors_of(found.network), "rescued": sorted(found.rescued)}
+    return Quantized(model, report | {"update": changes}, found.network.graph.to_model(), found.network.factors)
 
 
 def may_fall_back(found: Calibrated) -> frozenset[str]:

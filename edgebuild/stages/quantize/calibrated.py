@@ -8,7 +8,7 @@ samples.
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import chain
 from typing import Any, Literal
 
@@ -58,6 +58,18 @@ class Settings:
     equalized: bool | None = None
     words: bool = True
     rescued: bool = True
+
+
+@dataclass(frozen=True)
+class Choices:
+    """What was decided for an earlier training of a network: the rule for ranges, the factor of each channel by tensor,
+    the groups that need 16 bits, and the layers that left 8 bits.
+    """
+
+    rule: str
+    factors: Mapping[str, Array]
+    rescued: frozenset[str]
+    fallback: Fallback
 
 
 @dataclass(frozen=True)
@@ -136,6 +148,29 @@ def calibrated_network(
     return Calibrated(settings, network, candidate.rule, passes.count, rows, judge, passes.once, rescued_groups)
 
 
+def calibrated_as(
+    model: onnx.ModelProto,
+    graph: Graph,
+    samples: Samples,
+    settings: Settings,
+    kept: Choices,
+    progress: Callable[[int], None] | None = None,
+) -> Calibrated:
+    """Observes the folded `graph` of `model`, with the choices of an earlier training instead of new ones."""
+    known = rules("auto", settings.percentile)
+    settings = replace(settings, observer="auto" if kept.rule in known else kept.rule)
+    passes = _Passes(graph, input_specs(model), samples, progress)
+    plain, equal = _networks(graph, passes, settings, kept.factors)
+    network = equal or plain
+    plan = network.plan(floating_of(kept.fallback))
+    network.unseen(plan)
+    watchers = _watchers([plain, equal] if equal else [plain])
+    passes.run(watchers)
+    judge = Judge.of(graph, [*passes.judges, *passes.seen])
+    passes.finish(watchers)
+    return Calibrated(settings, network, kept.rule, passes.count, [], judge, passes.once, kept.rescued)
+
+
 @dataclass
 class _Passes:
     """Runs the float network over the samples; holds some out, and keeps as many of the others (`seen`)."""
@@ -193,18 +228,24 @@ class _Passes:
             self.progress(self.done)
 
 
-def _networks(graph: Graph, passes: _Passes, settings: Settings) -> tuple[Network, Network | None]:
-    """The network as it is, and equalized; the moments of the second follow from those of the first."""
+def _networks(
+    graph: Graph, passes: _Passes, settings: Settings, kept: Mapping[str, Array] | None = None
+) -> tuple[Network, Network | None]:
+    """The network as it is, and equalized, with the factors that are kept if there are; the moments of the second
+    follow from those of the first.
+    """
     types = graph.types()
     inputs = moments(graph, types, frozenset(key(n) for n in graph.nodes))
     plain = Network(graph, {}, {}, inputs, {})
     channels = find_channels(graph, types)
     seen = {name: equalize.ChannelStatistics() for name in equalize.watched(graph, channels)}
-    if not seen or settings.equalized is False:
+    if not seen or settings.equalized is False or kept == {}:
         return plain, None
     passes.run({name: [watcher] for name, watcher in seen.items()})
     copy = graph.copy()
-    factors = equalize.equalize(copy, channels, seen)
+    factors = (
+        equalize.equalize(copy, channels, seen) if kept is None else equalize.equalize_as(copy, channels, seen, kept)
+    )
     if not factors:
         return plain, None
     scaled: dict[str, Moments] = {

@@ -107,8 +107,30 @@ def equalize(graph: Graph, channels: Channels, seen: Mapping[str, ChannelStatist
     for classes, nodes in _tied(channels, seen):
         part = _Part(classes, [_Reader.of(graph, n, channels, seen, classes) for n in nodes], bounds)
         factors[classes] = part.best()
-    _apply(graph, channels, factors)
-    return {n: factors[c].astype(np.float32) for n, c in channels.classes.items() if (factors[c] != 1).any()}
+    return _applied(graph, channels, factors)
+
+
+def equalize_as(
+    graph: Graph, channels: Channels, seen: Mapping[str, ChannelStatistics], chosen: Mapping[str, Array]
+) -> dict[str, Array]:
+    """The same with factors that were chosen for an earlier training of the network, by tensor.
+
+    A channel that would now reach a Clip's bound grows less.
+    """
+    bounds = _Bounds(channels, seen)
+    factors = np.ones(len(channels.free))
+    for name, classes in channels.classes.items():
+        if name in chosen:
+            factors[classes] = chosen[name]
+    factors = np.where(channels.free, np.clip(factors, bounds.least, bounds.most), 1.0)
+    return _applied(graph, channels, factors)
+
+
+def _applied(graph: Graph, channels: Channels, factors: Array) -> dict[str, Array]:
+    """Rounded to float32 first: what is kept of them gives the same weights again."""
+    whole = factors.astype(np.float32)
+    _apply(graph, channels, whole.astype(np.float64))
+    return {n: whole[c] for n, c in channels.classes.items() if (whole[c] != 1).any()}
 
 
 class _Bounds:

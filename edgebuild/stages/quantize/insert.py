@@ -11,7 +11,7 @@ from edgebuild.stages.quantize.graph import Graph, key, optional_input
 from edgebuild.stages.quantize.operators import is_weighted
 from edgebuild.stages.quantize.parameters import Affine
 from edgebuild.stages.quantize.rounding import Moments
-from edgebuild.stages.quantize.weights import Rounded, Weights
+from edgebuild.stages.quantize.weights import Layer, Rounded, Weights
 
 Parameters = Mapping[str, Affine]
 _TYPES = {8: np.uint8, 16: np.uint16}
@@ -26,7 +26,15 @@ class _Names:
     dequantized: str
 
 
-LayerMoments = Mapping[str, Moments]
+@dataclass(frozen=True)
+class Known:
+    """What is known of layers: `moments` of their inputs and `layers` that are rounded already, by the node's key;
+    `rounded`: integers that were computed before.
+    """
+
+    moments: Mapping[str, Moments]
+    rounded: Rounded
+    layers: Mapping[str, Layer]
 
 
 def insert(
@@ -34,14 +42,10 @@ def insert(
     quantized: frozenset[str],
     boundaries: Boundaries,
     parameters: Parameters,
-    moments: LayerMoments,
-    rounded: Rounded,
+    known: Known,
 ) -> None:
-    """Puts Q/DQ at every boundary and replaces weights.
-
-    `parameters` by the group's name, `moments` by the node's key.
-    """
-    _Writer(graph, quantized, boundaries.groups, parameters, moments, rounded).run()
+    """Puts Q/DQ at every boundary and replaces weights. `parameters` by the group's name."""
+    _Writer(graph, quantized, boundaries.groups, parameters, known).run()
 
 
 class _Writer:
@@ -51,11 +55,10 @@ class _Writer:
         quantized: frozenset[str],
         groups: dict[str, str],
         parameters: Parameters,
-        moments: LayerMoments,
-        rounded: Rounded,
+        known: Known,
     ) -> None:
         self.graph, self.quantized, self.groups = graph, quantized, groups
-        self.parameters, self.moments, self.rounded = parameters, moments, rounded
+        self.parameters, self.known = parameters, known
         self.written: set[str] = set()
         self.names = {t: self._names(t) for t in groups}
 
@@ -122,12 +125,13 @@ class _Writer:
         axis = 1 if node.op_type == "MatMul" else 0
         s_x = self.parameters[self.groups[node.input[0]]].scale
         offsets = self.graph.constants[bias] if bias else None
-        weights = Weights(
-            name, self.graph.constants[name], axis, offsets, s_x, self.moments.get(key(node)), self.rounded
+        known, value = self.known, self.graph.constants[name]
+        weights = known.layers.get(key(node)) or Weights(
+            name, value, axis, offsets, s_x, known.moments.get(key(node)), known.rounded
         )
         nodes = [self._constant_dequantize(name, weights.q, weights.scale, axis)]
         node.input[1] = nodes[0].output[0]
-        if bias:
+        if bias and weights.bias is not None:
             nodes.append(self._constant_dequantize(bias, weights.bias, weights.bias_scale, 0))
             node.input[2] = nodes[1].output[0]
         return nodes

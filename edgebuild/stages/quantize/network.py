@@ -9,11 +9,11 @@ import onnx
 from edgebuild.stages.quantize.boundaries import Boundaries, find_boundaries
 from edgebuild.stages.quantize.channels import channel_axis
 from edgebuild.stages.quantize.graph import Array, Graph, key
-from edgebuild.stages.quantize.insert import Parameters, insert
+from edgebuild.stages.quantize.insert import Known, Parameters, insert
 from edgebuild.stages.quantize.observers import Histogram, MovingAverage, Watcher
 from edgebuild.stages.quantize.rounding import Moments
 from edgebuild.stages.quantize.select import Selection, select
-from edgebuild.stages.quantize.weights import Rounded
+from edgebuild.stages.quantize.weights import Layer, Rounded
 
 _OPSET_OF_WORDS = 21
 """The first in which QuantizeLinear gives uint16."""
@@ -45,8 +45,8 @@ class Network:
 
     `factors`: what its channels are multiplied by in comparison with the network that is run for calibration, by
     tensor. `statistics` and `moments` (by the node's key) are filled while samples are seen. `growth`: how far beyond
-    its extremes a tensor may reach on other samples. `rounded`, `functions` and
-    `refined` keep what was computed for one of its plans.
+    its extremes a tensor may reach on other samples. `layers`: weights that an update has rounded already, by the
+    node's key. `rounded`, `functions` and `refined` keep what was computed for one of its plans.
     """
 
     graph: Graph
@@ -55,6 +55,7 @@ class Network:
     moments: Mapping[str, Moments]
     growth: dict[str, float]
     rounded: Rounded = field(default_factory=Rounded)
+    layers: dict[str, Layer] = field(default_factory=dict)
     functions: dict[frozenset[str], Any] = field(default_factory=dict)
     refined: dict[tuple[object, ...], Any] = field(default_factory=dict)
 
@@ -85,7 +86,8 @@ class Plan:
         """The QDQ model with these scales and zero points, by group."""
         network = self.network
         graph = network.graph.copy()
-        insert(graph, self.selection.quantized, self.boundaries, parameters, network.moments, network.rounded)
+        known = Known(network.moments, network.rounded, network.layers)
+        insert(graph, self.selection.quantized, self.boundaries, parameters, known)
         return graph.to_model(opset=_OPSET_OF_WORDS if any(p.bits == 16 for p in parameters.values()) else 0)
 
     def readers(self, group: str) -> Iterable[onnx.NodeProto]:

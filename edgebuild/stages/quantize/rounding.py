@@ -193,7 +193,7 @@ def rounded(steps: Array, covariance: Array) -> Array:
     order = np.argsort(-np.einsum("gkk->gk", covariance), axis=1, kind="stable")
     h = np.take_along_axis(np.take_along_axis(covariance, order[:, :, None], 1), order[:, None, :], 2)
     left = np.take_along_axis(steps.transpose(0, 2, 1), order[:, :, None], 1).astype(np.float64)  # [groups, K, O]
-    spread = _factor(h)
+    spread = factor(h)
     found = np.empty_like(left)
     terms = left.shape[1]
     for start in range(0, terms, _BLOCK):
@@ -209,7 +209,7 @@ def rounded(steps: Array, covariance: Array) -> Array:
     return np.take_along_axis(found, back[:, :, None], 1).transpose(0, 2, 1)
 
 
-def _factor(h: Array) -> Array:
+def factor(h: Array) -> Array:
     """The upper triangular U with Uᵀ·U = inverse of h, for each group; h gets more damping while rounding errors of
     its own make it indefinite.
 

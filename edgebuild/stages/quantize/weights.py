@@ -1,5 +1,7 @@
 """Quantized weights with their biases (SPEC section 7)."""
 
+from dataclasses import dataclass
+
 import numpy as np
 
 from edgebuild.core.errors import ModelError
@@ -21,6 +23,16 @@ class Rounded:
         if key not in self._known:
             self._known[key] = np.clip(_whole(steps, moments), -127, 127).astype(np.int8)
         return self._known[key]
+
+
+@dataclass(frozen=True)
+class Layer:
+    """An int8 weight with its bias, as they were chosen for an update; fields as in `Weights`."""
+
+    q: Array
+    scale: Array
+    bias: Array | None
+    bias_scale: Array
 
 
 class Weights:
@@ -57,7 +69,7 @@ class Weights:
         self.bias_scale = units.astype(np.float32)
         if moments is not None:
             error = whole * self.scale.astype(np.float64)[:, None] - rows
-            offsets = offsets - _by_group(error, moments.mean())
+            offsets = offsets - by_group(error, moments.mean())
         limit = largest_bias(rows.shape[1])
         self.bias = np.clip(np.rint(offsets / units), -limit, limit).astype(np.int32)
 
@@ -71,7 +83,7 @@ def _whole(steps: Array, moments: Moments | None) -> Array:
     return rounded_rows(grouped, covariance).reshape(steps.shape)
 
 
-def _by_group(rows: Array, mean: Array) -> Array:
+def by_group(rows: Array, mean: Array) -> Array:
     """The products of `rows` [O, K] with the mean [groups, K] of each row's group, [O]."""
     return np.asarray((rows.reshape(len(mean), -1, mean.shape[1]) * mean[:, None]).sum(axis=2).reshape(-1))
 

@@ -1,0 +1,270 @@
+"""Layers of a later training on the grid of an earlier one.
+
+* A channel of weights that did not change keeps its integers. One that is a multiple of the old one (the gain of a
+  BatchNorm that was folded into it) keeps them too: its multiplier changes. Otherwise the old scale stays while the
+  weights fit it, and each is rounded near the old integer (rate.py).
+* Multipliers that change keep their low 16 bits; biases change by multiples of a part of the output's step: few
+  values, which cost few bits.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import onnx
+from onnx import NodeProto
+
+from edgebuild.core.errors import ModelError
+from edgebuild.stages.quantize import rate
+from edgebuild.stages.quantize.graph import Array, Graph, key, optional_input
+from edgebuild.stages.quantize.kept import OTHER, Basis, Grids, old_affine
+from edgebuild.stages.quantize.multiplier import aligned_scale, multiplier
+from edgebuild.stages.quantize.network import Plan
+from edgebuild.stages.quantize.operators import is_weighted
+from edgebuild.stages.quantize.parameters import Affine, largest_bias
+from edgebuild.stages.quantize.rounding import Moments
+from edgebuild.stages.quantize.weights import Layer, by_group
+
+_QDQ = frozenset({"QuantizeLinear", "DequantizeLinear"})
+
+
+@dataclass(frozen=True)
+class Ends:
+    """Scales of a layer's input and of its result (None: float32), and the input's zero point."""
+
+    x: Affine
+    y: Affine | None
+
+
+@dataclass(frozen=True)
+class OldLayer:
+    """A layer of the earlier build. Rows [O, K]: `weight` float64, `q` int; `scale` and `bias` [O] (or None)."""
+
+    weight: Array
+    q: Array
+    scale: Array
+    offset: Array | None
+    bias: Array | None
+    ends: Ends
+
+
+def rows_of(value: Array, axis: int) -> Array:
+    """[channels, K]."""
+    return np.moveaxis(value, axis, 0).reshape(value.shape[axis], -1)
+
+
+def weight_axis(node: NodeProto) -> int:
+    return 1 if node.op_type == "MatMul" else 0
+
+
+def result_group(graph: Graph, node: NodeProto, groups: Mapping[str, str]) -> str | None:
+    """The group that a layer's sums are rounded into; None for a float32 result."""
+    name = node.output[0]
+    while name not in groups:
+        reader = graph.only_consumer(name)
+        if reader is None or reader.op_type not in {"Add", "Clip", "Max", "Min", "Relu"}:
+            return None
+        name = reader.output[0]
+    return groups[name]
+
+
+def quantized_layers(model: onnx.ModelProto) -> dict[str, dict[str, Array]]:
+    """`q`, `scale` and `bias` (if there is one) of the layers of a QDQ model, by their number among the operators."""
+    graph = Graph(model)
+    found: dict[str, dict[str, Array]] = {}
+    number = 0
+    for node in graph.nodes:
+        if node.op_type in _QDQ:
+            continue
+        reads = [graph.producer(name) for name in node.input]
+        constant = [r is not None and r.op_type == "DequantizeLinear" and r.input[0] in graph.constants for r in reads]
+        if node.op_type in {"Conv", "Gemm", "MatMul"} and len(reads) > 1 and constant[1]:
+            weight = reads[1]
+            assert weight is not None
+            row = {"q": graph.constants[weight.input[0]], "scale": graph.constants[weight.input[1]]}
+            if len(reads) > 2 and constant[2]:
+                bias = reads[2]
+                assert bias is not None
+                row["bias"] = graph.constants[bias.input[0]]
+            found[str(number)] = row
+        number += 1
+    return found
+
+
+class Layers:
+    """The layers of a plan with those of the earlier build beside them; `of` by the node's key, in order."""
+
+    def __init__(self, plan: Plan, grid: Grids, basis: Basis) -> None:
+        graph, groups = plan.network.graph, plan.boundaries.groups
+        old_graph, old_constants = Graph(basis.model), Graph(basis.floating).constants
+        kept = quantized_layers(basis.model)
+        numbers = {key(node): str(i) for i, node in enumerate(graph.nodes)}
+        nodes = [n for n in graph.nodes if key(n) in plan.selection.quantized and is_weighted(graph, n)]
+        lost = [n.name for n in nodes if numbers[key(n)] not in kept]
+        if lost or len(kept) != len(nodes):
+            raise ModelError(f"layer '{(lost or ['?'])[0]}' had another precision before", OTHER)
+        self.of: dict[str, Rows] = {}
+        for node in nodes:
+            row = kept[numbers[key(node)]]
+            before = _ends(graph, node, groups, lambda group: old_affine(old_graph, group))
+            now = _ends(graph, node, groups, lambda group: grid.chosen[group])
+            old = _old_layer(node, row, old_constants, before)
+            self.of[key(node)] = Rows(node, graph.constants, old, now, plan.network.moments[key(node)])
+
+
+def _ends(graph: Graph, node: NodeProto, groups: Mapping[str, str], affine: Callable[[str], Affine]) -> Ends:
+    result = result_group(graph, node, groups)
+    return Ends(affine(groups[node.input[0]]), affine(result) if result else None)
+
+
+def _old_layer(node: NodeProto, row: Mapping[str, Array], constants: Mapping[str, Array], ends: Ends) -> OldLayer:
+    axis, bias = weight_axis(node), optional_input(node, 2)
+    weight = rows_of(constants[node.input[1]], axis).astype(np.float64)
+    scale = np.broadcast_to(row["scale"], (len(weight),)).astype(np.float32)
+    offset = constants[bias].astype(np.float64) if bias else None
+    return OldLayer(weight, rows_of(row["q"], axis).astype(np.int64), scale, offset, row.get("bias"), ends)
+
+
+class Rows:
+    """A layer's rows [O, K], then and now: `scale` [O] is chosen, the integers are a matter of price."""
+
+    def __init__(
+        self, node: NodeProto, constants: Mapping[str, Array], old: OldLayer, ends: Ends, moments: Moments
+    ) -> None:
+        self.node, self.old, self.ends = node, old, ends
+        self._value, self._moments = constants[node.input[1]], moments
+        self.weight = rows_of(self._value, weight_axis(node)).astype(np.float64)
+        bias = optional_input(node, 2)
+        self.offset = constants[bias].astype(np.float64) if bias else None
+        self.scale, self.kept = scales(old, self.weight, self._energy(), ends)
+
+    @cached_property
+    def mean(self) -> Array:
+        """Of the inputs of the sums, [groups, K]."""
+        return self._moments.mean()
+
+    @property
+    def covariance(self) -> Array:
+        """[groups, K, K]; where a sum has too many products for it, inputs count as independent."""
+        found = self._moments.covariance()
+        if found is not None:
+            return found
+        spread = float(self.ends.x.scale) * (1 << self.ends.x.bits) / 8
+        return np.asarray(
+            np.broadcast_to(np.eye(self.mean.shape[1]) * spread**2, (len(self.mean), *[self.mean.shape[1]] * 2))
+        )
+
+    def _energy(self) -> Array:
+        """Mean square of what each weight is multiplied by, [O, K]."""
+        each = np.einsum("gkk->gk", self.covariance) + self.mean**2
+        return np.repeat(each, len(self.weight) // len(each), axis=0)
+
+    def integers(self, price: float) -> Array:
+        """Near the weights where the bits are worth it, int64 [O, K]."""
+        return integers(self.old, self.weight, self.scale, self.kept, self.covariance, price)
+
+    def layer(self, q: Array, parts: int, shift: Array | float = 0.0) -> Layer:
+        """With these integers; `shift` [O] is added to the result's mean, in float32's units."""
+        axis, scale = weight_axis(self.node), self.scale.astype(np.float64)
+        units = float(self.ends.x.scale) * scale
+        bias = None
+        if self.old.bias is not None and self.offset is not None:
+            error = q * scale[:, None] - self.weight
+            offsets = self.offset - by_group(error, self.mean) + shift
+            step = bias_step(self._step(), parts)
+            bias = aligned_bias(self.old, q, offsets / units, step, self.ends.x.zero_point, self._still(q, shift))
+        return Layer(shaped(q, self._value, axis).astype(np.int8), self.scale, bias, units.astype(np.float32))
+
+    def _still(self, q: Array, shift: Array | float) -> Array:
+        """The channels that nothing has changed."""
+        assert self.offset is not None
+        assert self.old.offset is not None
+        largest = np.abs(self.old.offset).max(initial=0.0)
+        same = np.abs(self.offset - self.old.offset) <= _SAME * largest
+        alike = pair(self.old.ends) == pair(self.ends) and self.old.ends.x.zero_point == self.ends.x.zero_point
+        weights = self.kept & (self.scale == self.old.scale) & (q == self.old.q).all(axis=1)
+        return np.asarray(same & weights & alike & (np.asarray(shift) == 0))
+
+    def _step(self) -> Array:
+        """What a unit of the sums is worth in steps of the result, [O]; a float32 result has 256 of them."""
+        found = multiplier(self.old.scale, pair(self.old.ends)).astype(np.float64)
+        if self.old.ends.y is not None:
+            return found
+        spread = np.sqrt((self._energy() * self.weight**2).sum(axis=1)).max(initial=0.0)
+        return np.asarray(found * 256 / max(6 * spread, 1e-30))
+
+
+_SAME = 2e-6
+"""Two trainings' weights are equal up to this part of the channel's largest: BatchNorm is folded in float32."""
+_EXPLAINED = 0.5
+"""A gain explains a channel's change if not more than this part of it remains."""
+
+
+def scales(old: OldLayer, weight: Array, energy: Array, ends: Ends) -> tuple[Array, Array]:
+    """Scale of each channel, float32 [O], and which channels keep their integers, bool [O].
+
+    `energy` [O, K]: mean square of what each weight is multiplied by.
+    """
+    widest = np.maximum(np.abs(weight).max(axis=1, initial=0.0), 1e-30)
+    same = np.abs(weight - old.weight).max(axis=1, initial=0.0) <= _SAME * widest
+    power = (energy * old.weight**2).sum(axis=1)
+    gain = (energy * weight * old.weight).sum(axis=1) / np.maximum(power, 1e-30)
+    change = (energy * (weight - old.weight) ** 2).sum(axis=1)
+    rest = (energy * (weight - gain[:, None] * old.weight) ** 2).sum(axis=1)
+    noise = (old.scale.astype(np.float64) ** 2 / 12) * energy.sum(axis=1)
+    multiple = (gain > 0) & (np.abs(weight - gain[:, None] * old.weight).max(axis=1, initial=0.0) <= _SAME * widest * 8)
+    fits = (widest <= 127.5 * old.scale) & (widest >= 80 * old.scale)
+    wanted = np.where(multiple | (fits & (rest < _EXPLAINED * change)), gain, 1.0)
+    wanted = np.where(~multiple & ~fits, widest / (127.0 * old.scale), wanted)
+    moved = ~same & (~fits | ((wanted - 1) ** 2 * power > 0.25 * noise))
+    ratio = np.where(moved, wanted, 1.0)
+    found = aligned_scale(old.scale, ratio, pair(old.ends), pair(ends), up=~multiple & ~fits)
+    return np.where(same & (pair(old.ends) == pair(ends)), old.scale, found), same | multiple
+
+
+def pair(ends: Ends) -> tuple[np.float32, np.float32 | None]:
+    return ends.x.scale, None if ends.y is None else ends.y.scale
+
+
+def integers(old: OldLayer, weight: Array, scale: Array, kept: Array, covariance: Array, price: float) -> Array:
+    """The integers of a layer's rows, int64 [O, K]."""
+    found = old.q.copy()
+    if kept.all():
+        return found
+    steps = weight / scale.astype(np.float64)[:, None]
+    groups = len(covariance)
+    shape = (groups, -1, steps.shape[1])
+    energy = np.einsum("gkk->gk", covariance).mean(axis=1)[:, None]
+    each = np.broadcast_to(price * energy, (groups, len(steps) // groups))
+    bits = rate.Bits.first()
+    for _ in range(2 if price > 0.1 else 1):
+        near = rate.near(steps.reshape(shape), old.q.reshape(shape), covariance, each, bits).reshape(steps.shape)
+        bits = rate.Bits.of(near[~kept] - old.q[~kept])
+    found[~kept] = near[~kept].astype(np.int64)
+    return found
+
+
+def bias_step(old_m: Array, parts: int) -> Array:
+    """The largest power of two that is at most a part of the output's step, in units of the sums, int64 [O]."""
+    room = np.floor(np.log2(1.0 / (np.maximum(old_m, 1e-30) * parts)))
+    return np.asarray(np.exp2(np.clip(room, 0, 28))).astype(np.int64)
+
+
+def aligned_bias(old: OldLayer, q: Array, wanted: Array, step: Array, zero: int, still: Array) -> Array:
+    """Biases near `wanted` (in units of the sums) whose part in weights.bin, bias − z_x·Σq, differs from the old one's
+    by a multiple of `step`. `still`: channels that nothing has changed keep theirs.
+    """
+    assert old.bias is not None
+    before = old.bias.astype(np.int64) - old.ends.x.zero_point * old.q.sum(axis=1)
+    after = before + zero * q.sum(axis=1)
+    count = np.rint((wanted - after) / step).astype(np.int64)
+    found = after + np.where(still, 0, count) * step
+    limit = largest_bias(q.shape[1])
+    return np.asarray(np.clip(found, -limit, limit).astype(np.int32))
+
+
+def shaped(rows: Array, like: Array, axis: int) -> Array:
+    """The inverse of rows_of."""
+    moved = np.moveaxis(like, axis, 0).shape
+    return np.ascontiguousarray(np.moveaxis(rows.reshape(moved), 0, axis))

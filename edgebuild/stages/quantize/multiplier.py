@@ -1,0 +1,45 @@
+"""Multipliers of requantization, as weights.bin holds them, and the weight scales that give them."""
+
+import numpy as np
+
+from edgebuild.stages.quantize.graph import Array
+from edgebuild.stages.quantize.parameters import LARGEST_SCALE, SMALLEST_SCALE
+
+Pair = tuple[np.float32, np.float32 | None]
+"""Scales of a layer's input and result; None: the result is float32."""
+
+_LOW_BITS = 16
+"""Changed multipliers keep so many low bits of the 23: what changes is one part in 128 or coarser, in one byte."""
+_NEIGHBOURS = (0, 1, -1, 2, -2, 3, -3)
+
+
+def multiplier(scale: Array, ends: Pair) -> Array:
+    """(s_x·s_w) / s_y, each operation rounded to float32 (SPEC section 7), [O]."""
+    found = np.float32(ends[0]) * scale.astype(np.float32)
+    return np.asarray(found if ends[1] is None else found / np.float32(ends[1]))
+
+
+def aligned_scale(old: Array, ratio: Array, before: Pair, after: Pair, up: Array) -> Array:
+    """Weight scales [O] near `old` · `ratio` whose multipliers differ from the old ones in their high bits only.
+
+    `before`, `after`: the scales around the layer then and now. A ratio of 1 keeps the old scale. `up`: not smaller.
+    """
+    wanted = np.clip(old.astype(np.float64) * ratio, SMALLEST_SCALE, LARGEST_SCALE)
+    moved = ratio != 1.0
+    was = multiplier(old, before).view(np.int32).astype(np.int64)
+    now = multiplier(wanted.astype(np.float32), after).view(np.int32).astype(np.int64)
+    count = (now - was) / (1 << _LOW_BITS)
+    target = (was + (np.where(up, np.ceil(count), np.rint(count)).astype(np.int64) << _LOW_BITS)).astype(np.int32)
+    found = _scale_of(target.view(np.float32), after)
+    return np.where(moved, found, old).astype(np.float32)
+
+
+def _scale_of(wanted: Array, ends: Pair) -> Array:
+    """The scales whose multipliers come nearest; mostly they hit them."""
+    y = 1.0 if ends[1] is None else float(ends[1])
+    start = (wanted.astype(np.float64) * y / float(ends[0])).astype(np.float32).view(np.int32)
+    tried = np.stack([(start + n).astype(np.int32).view(np.float32) for n in _NEIGHBOURS])
+    distance = np.abs(
+        np.stack([multiplier(t, ends) for t in tried]).view(np.int32).astype(np.int64) - wanted.view(np.int32)
+    )
+    return np.asarray(np.take_along_axis(tried, np.argmin(distance, axis=0)[None], 0)[0])

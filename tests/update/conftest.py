@@ -1,0 +1,56 @@
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from networks import Edgebuild, Ran, Release, samples, values, write
+
+from edgebuild import cli
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A folder with samples, and a configuration of its own."""
+    folder = tmp_path_factory.mktemp("update")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CONFIG_HOME", str(folder / "config"))
+        patch.delenv("EDGEBUILD_KEY", raising=False)
+        samples(folder / "c.npz")
+        yield folder
+
+
+@pytest.fixture
+def edgebuild(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Edgebuild:
+    """Runs the command line in this process."""
+
+    def run(*arguments: object) -> Ran:
+        monkeypatch.setattr(sys, "argv", ["edgebuild", *map(str, arguments)])
+        with pytest.raises(SystemExit) as caught:
+            cli.main()
+        captured = capsys.readouterr()
+        assert "Traceback" not in captured.err
+        return Ran(int(caught.value.code or 0), captured.out, captured.err)
+
+    return run
+
+
+@pytest.fixture
+def compiled(edgebuild: Edgebuild, place: Path) -> Callable[..., Release]:
+    """Compiles the network with these values."""
+
+    def run(given: Any, version: str, *options: object, calibration: str = "c.npz") -> Release:
+        path = write(place / "net.onnx", given)
+        out = place / version
+        named = ("--name", "net", "--version", version, "--calibration", place / calibration, "--out", out)
+        ran = edgebuild("compile", path, *named, "--json", *options)
+        assert ran.code == 0, ran.err
+        return Release(out / f"net-{version}-host.ebundle", ran.json)
+
+    return run
+
+
+@pytest.fixture
+def old(compiled: Callable[..., Release]) -> Release:
+    """The first release; built once a module, by the cache."""
+    return compiled(values(), "1.0.0")

@@ -1,0 +1,145 @@
+"""`compile --update-of`: what did not change stays the same bytes, and what cannot be kept is said."""
+
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from networks import GRAPH, Edgebuild, Release, samples, values, write
+
+CODE = ("program.so", "plan.bin")
+
+
+def changed(release: Release, old: Release) -> set[str]:
+    return {path for path in old.read.files if release.file(path) != old.file(path)}
+
+
+def test_the_same_weights_are_the_same_bytes(compiled: Callable[..., Release], old: Release, place: Path) -> None:
+    """Also where the samples are others: the grid serves them."""
+    samples(place / "other.npz", seed=8)
+    new = compiled(values(), "1.0.1", "--update-of", old.path, calibration="other.npz")
+    assert changed(new, old) == set()
+    assert (old.read.manifest.release, new.read.manifest.release) == (1, 2)
+    update = new.report["update"]
+    assert (update["of"]["version"], update["changed"], update["rescaled"]) == ("1.0.0", 0, 0)
+    assert update["grids_changed"] == []
+    again = compiled(values(), "1.0.2", "--update-of", new.path)
+    assert (changed(again, old), again.read.manifest.release) == (set(), 3)
+
+
+def test_a_changed_gain_changes_no_integer(compiled: Callable[..., Release], old: Release) -> None:
+    given = values()
+    rng = np.random.default_rng(1)
+    given["g2"] = (given["g2"] * rng.uniform(0.9, 1.1, given["g2"].shape)).astype(np.float32)
+    new = compiled(given, "1.1.0", "--update-of", old.path)
+    update = new.report["update"]
+    assert changed(new, old) == {"weights.bin", "golden/out-0.npy"}
+    assert update["changed"] == 0
+    assert update["rescaled"] > 10
+    assert new.report["accuracy"]["sqnr_db"] > 30
+
+
+def test_small_changes_change_few_integers(compiled: Callable[..., Release], old: Release) -> None:
+    given = values()
+    rng = np.random.default_rng(2)
+    given["w2"] += (rng.normal(size=given["w2"].shape) * 2e-4).astype(np.float32)
+    plain = compiled(given, "1.2.0-plain")
+    new = compiled(given, "1.2.0", "--update-of", old.path)
+    assert not changed(new, old) & set(CODE)
+    update = new.report["update"]
+    assert 0 < update["changed"] < 0.3 * update["weights"]
+    assert update["layers"][0]["changed"] == 0
+    assert new.report["accuracy"]["sqnr_db"] > plain.report["accuracy"]["sqnr_db"] - 1.5
+
+
+def test_a_grid_that_no_longer_serves_is_replaced(compiled: Callable[..., Release], old: Release) -> None:
+    given = values()
+    given["g1"], given["b1"] = 3 * given["g1"], 3 * given["b1"]
+    new = compiled(given, "1.3.0", "--update-of", old.path)
+    rows = new.report["update"]["grids_changed"]
+    assert rows
+    assert all(row["scale"] > 1.5 * row["old_scale"] and "the range is" in row["reason"] for row in rows)
+    assert not changed(new, old) & set(CODE)
+    assert new.report["accuracy"]["sqnr_db"] > 30
+
+
+def test_golden_inputs_stay(compiled: Callable[..., Release], old: Release, place: Path) -> None:
+    samples(place / "fresh.npz", seed=9)
+    given = values()
+    given["b3"] = given["b3"] + np.float32(0.5)
+    new = compiled(given, "1.4.0", "--update-of", old.path, calibration="fresh.npz")
+    assert changed(new, old) == {"weights.bin", "golden/out-0.npy"}
+
+
+@pytest.fixture
+def refused(edgebuild: Edgebuild, place: Path) -> Callable[..., str]:
+    """The error of a compilation that must fail; nothing is written."""
+
+    def run(code: int, *options: object, graph: str = GRAPH, version: str = "2.0.0") -> str:
+        path = write(place / "net.onnx", values(), graph)
+        out = place / "refused"
+        named = ("--name", "net", "--version", version, "--calibration", place / "c.npz", "--out", out)
+        ran = edgebuild("compile", path, *named, *options)
+        assert ran.code == code, ran.err
+        assert not list(out.glob("*")) if out.exists() else True
+        return ran.err
+
+    return run
+
+
+def test_what_is_no_base_is_refused(refused: Callable[..., str], old: Release, place: Path) -> None:
+    said = refused(2, "--update-of", place / "no.ebundle")
+    assert "no such file" in said
+    said = refused(2, "--update-of", old.path, version="1.0.0")
+    assert "has version 1.0.0 already" in said
+    assert "--version" in said
+    said = refused(2, "--update-of", old.path, "--target", "raspberry-pi-5")
+    assert "its target is 'host', the new one's 'raspberry-pi-5'" in said
+    said = refused(2, "--update-of", old.path, "--name", "other")
+    assert "its name is 'net'" in said
+    said = refused(2, "--update-of", old.path, "--release", 1)
+    assert "is release 1 already" in said
+    said = refused(2, "--update-of", old.path, "--update-lock")
+    assert "--update-lock" in said
+    said = refused(8, "--update-of", place / "c.npz")
+    assert "hint" in said
+
+
+def test_another_network_is_refused(refused: Callable[..., str], old: Release) -> None:
+    said = refused(4, "--update-of", old.path, graph=GRAPH.replace("r1 = Relu(n1)", "r1 = Sigmoid(n1)"))
+    assert "not the network that the old bundle was made of" in said
+    assert "compile without --update-of" in said
+    said = refused(4, "--update-of", old.path, graph=GRAPH.replace("strides = [2, 2]", "strides = [1, 1]"))
+    assert "not the network" in said
+
+
+def test_a_basis_that_is_missing_or_wrong_is_refused(refused: Callable[..., str], old: Release) -> None:
+    place = old.path.with_name("net-1.0.0-host.basis.zip")
+    whole = place.read_bytes()
+    try:
+        place.unlink()
+        said = refused(2, "--update-of", old.path)
+        assert "net-1.0.0-host.basis.zip is not beside it" in said
+        assert "compile the old release again" in said
+        place.write_bytes(whole[: len(whole) // 2])
+        assert "is damaged" in refused(8, "--update-of", old.path)
+        _rewritten(place, whole, "model.onnx", lambda data: data[:-1] + bytes([data[-1] ^ 1]))
+        assert "model.onnx is damaged" in refused(8, "--update-of", old.path)
+        _rewritten(place, whole, "basis.json", lambda data: data.replace(b'"weights.bin": "', b'"weights.bin": "0'))
+        assert "belongs to another bundle" in refused(8, "--update-of", old.path)
+        _rewritten(place, whole, "basis.json", lambda _: b"[]")
+        assert "is not a basis" in refused(8, "--update-of", old.path)
+    finally:
+        place.write_bytes(whole)
+    assert "no such file" in refused(2, "--update-of", old.path.with_name("gone.ebundle"))
+
+
+def _rewritten(place: Path, whole: bytes, name: str, change: Callable[[bytes], bytes]) -> None:
+    place.write_bytes(whole)
+    with zipfile.ZipFile(place) as archive:
+        members = {member: archive.read(member) for member in archive.namelist()}
+    members[name] = change(members[name])
+    with zipfile.ZipFile(place, "w") as archive:
+        for member, data in members.items():
+            archive.writestr(member, data)
