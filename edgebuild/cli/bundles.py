@@ -98,10 +98,15 @@ def verify(
     ],
     as_json: Json = False,
 ) -> None:
-    """Check a bundle's signature and every SHA-256."""
+    """Check a bundle's signature and every SHA-256; of a release's folder, those of all its files."""
     from edgebuild.core.bundle import read_bundle
     from edgebuild.core.keys import load_trust
 
+    if bundle.is_dir():
+        from edgebuild.cli.release import verify_release
+
+        verify_release(bundle, load_trust(trust), as_json=as_json)
+        return
     data, trusted = read_file(bundle), load_trust(trust)
     with naming(bundle):
         found = read_bundle(data, trusted)

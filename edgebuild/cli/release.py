@@ -22,7 +22,7 @@ from edgebuild.cli.common import (
     recipes_like,
     signer_of,
 )
-from edgebuild.core.errors import BundleError, UsageError
+from edgebuild.core.errors import BundleError, UsageError, printable
 
 if TYPE_CHECKING:
     from datetime import date
@@ -138,6 +138,7 @@ def release(
     own_name, own_version = projects.identity(chosen, name, version)
     made_on, expires_on = _days(made, expires)
     chosen_signer, trusted, along = _trusted(key, signer, trust)
+    _check_trust_days(made_on, trusted)
     order = Order(
         recipe=chosen,
         name=own_name,
@@ -181,6 +182,16 @@ def _days(made: str | None, expires: str | None) -> "tuple[date | None, date | N
     if made_on is None and expires.startswith("+"):
         raise UsageError(f"--expires {expires}: counts from the day that it is made", "say --made now, or --made DATE")
     return made_on, dates.expiry_day("--expires", expires, made_on or date.min)
+
+
+def _check_trust_days(made: "date | None", trust: "Trust") -> None:
+    """A release under a trust file that has expired by then is one that nobody can install."""
+    roles = trust.roles
+    if roles is not None and made is not None and roles.expired(made):
+        raise BundleError(
+            f"the trust file, version {roles.version}, expired on {roles.expires}, and the release is made on {made}",
+            "give the next trust file: `edgebuild trust next OLD --expires +1y -o FILE`",
+        )
 
 
 def _trusted(
@@ -273,10 +284,10 @@ def _show(found: "Release") -> None:
     heads = ["target", "bundle", "delta", "from", "accuracy"]
     console().print(views.columns(title, heads, [line for row in found.rows for line in _lines(row)]), "")
     if found.skipped:
-        cells = [(escape(one.file), escape(one.reason)) for one in found.skipped]
+        cells = [(escape(printable(one.file)), escape(one.reason)) for one in found.skipped]
         console().print(views.columns("not used", ["file", "why"], cells), "")
     for warning in found.warnings:
-        sys.stderr.write(f"warning: {warning}\n")
+        sys.stderr.write(f"warning: {printable(warning)}\n")
     sys.stdout.write(f"{found.out}: {'the same release lay there already' if found.existed else 'ready'}\n")
 
 
@@ -338,7 +349,7 @@ def pull(
     from edgebuild.release import oci
 
     contents, fresh = oci.pull(oci.Place.of(layout), folder, _keys(trust))
-    _say_pulled(contents, folder, fresh=fresh, as_json=as_json)
+    _say(contents, folder, {"existed": not fresh}, as_json=as_json)
 
 
 def _keys(trust: Path | None) -> "Trust | None":
@@ -347,12 +358,27 @@ def _keys(trust: Path | None) -> "Trust | None":
     return keys.load_trust(trust) if trust else None
 
 
-def _say_pulled(contents: "Contents", folder: Path, *, fresh: bool, as_json: bool) -> None:
+def verify_release(folder: Path, trust: "Trust", *, as_json: bool) -> None:
+    """What `edgebuild verify` says of a release's folder."""
+    from edgebuild.release import folder as folders
+
+    _say(folders.read(folder, trust), folder, {"verified": True}, as_json=as_json)
+
+
+def _say(contents: "Contents", folder: Path, more: dict[str, Any], *, as_json: bool) -> None:
+    from edgebuild.core.dates import today
+
     index = contents.index
+    expired = index.expires is not None and today() >= index.expires
     if as_json:
-        fields = {"name": index.name, "version": index.version, "release": index.release, "out": str(folder)}
-        print_json({**fields, "signer": contents.signer, "existed": not fresh, "files": list(contents.files)})
+        fields = {"name": index.name, "version": index.version, "release": index.release, "signer": contents.signer}
+        lists = {"files": list(contents.files), "strange": list(contents.strange)}
+        print_json({**fields, "folder": str(folder), **more, "expired": expired, **lists})
         return
     whose = f"signed by {contents.signer}" if contents.signer else "signature not verified: no --trust"
     where = f"{folder}: {index.name} {index.version}, release {index.release}, {len(contents.files)} files"
     sys.stdout.write(f"{where}, {whose}\n")
+    if expired:
+        sys.stdout.write(f"warning: it expired on {index.expires}: devices do not install it any more\n")
+    for name in contents.strange:
+        sys.stdout.write(f"warning: {printable(name)} is no part of the release\n")

@@ -25,11 +25,12 @@ class EdgebuildError(Exception):
     exit_code = 1
 
     def __init__(self, message: str, hint: str = "") -> None:
-        self.message, self.hint = _printable(message), _printable(hint)
+        self.message, self.hint = printable(message), printable(hint)
         super().__init__(self.message)
 
 
-def _printable(text: str) -> str:
+def printable(text: str) -> str:
+    """One line that moves no cursor."""
     words = (word if len(word) <= _LONGEST_WORD else f"{word[: _LONGEST_WORD // 2]}…" for word in text.split(" "))
     return "".join(c if c.isprintable() else _ESCAPES.get(c) or ascii(c)[1:-1] for c in " ".join(words)).strip()
 

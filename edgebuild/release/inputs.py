@@ -87,6 +87,11 @@ def _packages(recipe: Recipe) -> dict[str, str]:
     return {name: version for name, version in sorted(versions.items()) if version != "absent"}
 
 
+def package_url(name: str, version: str) -> str:
+    """https://github.com/package-url/purl-spec: a local version's plus sign is encoded."""
+    return f"pkg:pypi/{name}@{version.replace('+', '%2B')}"
+
+
 def stated(value: Any) -> dict[str, Any]:
     """A frozen dataclass as JSON."""
     return {key: list(found) if isinstance(found, tuple) else found for key, found in dataclasses.asdict(value).items()}

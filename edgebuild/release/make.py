@@ -232,8 +232,11 @@ class _Made:
                     }
                     for part in went_in.data
                 ),
-                {"uri": f"pkg:pypi/edgebuild@{went_in.edgebuild}", "digest": {"edgebuildSources": went_in.own}},
-                *({"uri": f"pkg:pypi/{name}@{version}"} for name, version in went_in.packages.items()),
+                {
+                    "uri": inputs.package_url("edgebuild", went_in.edgebuild),
+                    "digest": {"edgebuildSources": went_in.own},
+                },
+                *({"uri": inputs.package_url(name, version)} for name, version in went_in.packages.items()),
                 *({"name": f"previous/{old.id}", "digest": {"sha256": one}} for one, old in sorted(bases.items())),
             ],
             edgebuild=went_in.edgebuild,
@@ -267,6 +270,8 @@ class _Made:
                 f"{self.order.recipe.name} has no {LOCK_FILE}: what this machine measured decided on precision; "
                 "`edgebuild compile --update-lock` keeps it"
             )
+        if same := [old for old in self.previous.bases if old.version == self.order.version]:
+            yield f"release {same[0].release} in --previous has the version {self.order.version}, too; raise --version"
         for old in self.previous.unknown:
             yield f"{old.path.name} is signed by key {old.key}, which is not trusted here; devices that have it may be"
 

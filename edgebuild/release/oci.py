@@ -280,7 +280,8 @@ def _chosen(place: Place) -> dict[str, Any]:
     if not (layout / _LAYOUT_FILE).is_file():
         raise UsageError(f"{layout}: is no OCI layout: it holds no {_LAYOUT_FILE}", _NO_LAYOUT)
     entries = _manifests(layout)
-    releases = [one for one in entries if one.get("artifactType") == RELEASE_TYPE]
+    # Other tools write no artifactType here; the manifest behind it has it.
+    releases = [one for one in entries if one.get("artifactType", RELEASE_TYPE) == RELEASE_TYPE]
     tags = ", ".join(ref for one in releases if (ref := _ref(one))) or "none"
     if place.tag is None and len({str(one.get("digest")) for one in releases}) != 1:
         raise UsageError(f"{layout}: holds {len(releases)} releases", f"name one: oci:{layout}:TAG; tags: {tags}")

@@ -12,7 +12,7 @@ from datetime import date
 from typing import Any
 
 from edgebuild.core.manifest import Manifest, Tensor
-from edgebuild.release.inputs import Data, Inputs
+from edgebuild.release.inputs import Data, Inputs, package_url
 from edgebuild.stages import runtime
 
 _MODEL, _DATA = "model", "data"
@@ -145,7 +145,7 @@ def _library(library: runtime.Sdist) -> dict[str, Any]:
 
 def _package(name: str, version: str, kind: str) -> dict[str, Any]:
     """What made the bundles and is not in them."""
-    purl = f"pkg:pypi/{name}@{version.replace('+', '%2B')}"
+    purl = package_url(name, version)
     return {"type": kind, "bom-ref": purl, "name": name, "version": version, "scope": "excluded", "purl": purl}
 
 

@@ -8,6 +8,7 @@ strict as its own schema/*.json, plus what the text demands of artifacts.
 import hashlib
 import json
 import shutil
+import subprocess
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -179,6 +180,18 @@ def test_pull_gives_the_release_back(home: Home, layout: Path, tmp_path: Path) -
     assert (again.code, again.json["existed"], again.json["signer"]) == (0, True, None)
     other = home.run("pull", f"oci:{layout}:1.0.0", tmp_path / "out")
     assert (other.code, "holds another release already" in other.err) == (2, True)
+
+
+@pytest.mark.skipif(shutil.which("skopeo") is None, reason="skopeo is not installed")
+def test_another_program_carries_it(home: Home, layout: Path, tmp_path: Path) -> None:
+    copy = ["skopeo", "copy", "--quiet", "--insecure-policy"]
+    subprocess.run([*copy, f"oci:{layout}:1.1.0", f"oci:{tmp_path / 'there'}:latest"], check=True)
+    ran = home.run("pull", tmp_path / "there", tmp_path / "out", "--trust", home.trust, "--json")
+    assert ran.code == 0, ran.err
+    assert (tmp_path / "out" / names.SUMS).read_bytes() == (home.second / names.SUMS).read_bytes()
+    subprocess.run([*copy, f"oci:{layout}:1.1.0-host", f"dir:{tmp_path / 'host'}"], check=True)
+    (bundle,) = home.second.glob("*-host.ebundle")
+    assert hashlib.sha256(bundle.read_bytes()).hexdigest() in {path.name for path in (tmp_path / "host").iterdir()}
 
 
 def test_a_tag_is_needed_where_there_are_two(home: Home, layout: Path, tmp_path: Path) -> None:

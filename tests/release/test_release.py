@@ -294,6 +294,53 @@ def test_a_commit_is_what_the_recipe_comes_from(home: Home, tmp_path: Path) -> N
     assert {"name": "source", "digest": {"gitCommit": head}} in dependencies
 
 
+def test_a_signer_that_fails_at_the_end_leaves_nothing(home: Home, tmp_path: Path) -> None:
+    """It signs the bundle and then no more: nothing appears, and what was staged is gone."""
+    script, count = tmp_path / "sign.py", tmp_path / "count"
+    script.write_text(
+        "import pathlib, sys\nfrom edgebuild.core import minisign\n"
+        f"count = pathlib.Path({str(count)!r})\n"
+        "count.write_text((count.read_text() if count.exists() else '') + '.')\n"
+        "if len(count.read_text()) > 3: sys.exit('the token was pulled out')\n"
+        f"key = minisign.SecretKey({KEY.key_id!r}, {KEY.seed!r})\n"
+        "sys.stdout.buffer.write(minisign.sign(sys.stdin.buffer.read(), key, 'by command'))\n"
+    )
+    words = ("--targets", "host", "--signer", f"{sys.executable} {script}", "--trust", home.trust)
+    ran = home.run("release", home.recipe, *words, "--out", tmp_path / "out")
+    assert (ran.code, "the token was pulled out" in ran.err) == (9, True)
+    assert count.read_text() == "...."  # bundle, provenance, index; the sums are not signed
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["count", "sign.py"]
+
+
+def test_verify_takes_the_folder(home: Home, copy: Path) -> None:
+    (copy / "no\x1b[31mtes").write_text("x")
+    ran = home.run("verify", copy, "--trust", home.trust, SOURCE_DATE_EPOCH="1800000000")
+    assert ran.code == 0, ran.err
+    said, expired, strange = ran.out.splitlines()
+    assert said.endswith(f"dense 1.1.0, release 2, 14 files, signed by {KEY.public.name}")
+    assert expired == "warning: it expired on 2026-05-29: devices do not install it any more"
+    assert strange == "warning: no\\x1b[31mtes is no part of the release"
+    (copy / "dense-1.1.0.cdx.json").write_text("{}")
+    ran = home.run("verify", copy, "--trust", home.trust, "--json")
+    assert (ran.code, "is not the file that was released" in json.loads(ran.err)["error"]) == (8, True)
+
+
+def test_a_trust_file_that_has_expired_by_then(home: Home, tmp_path: Path) -> None:
+    root = minisign.SecretKey(b"rootroot", b"R" * 32)
+    body = TrustFile(3, parse_day("2025-01-01"), parse_day("2026-01-01"), 1, (root.public,), (), (KEY.public,))
+    (tmp_path / "roles").write_bytes(with_signature(body, root.sign(body.body(), "x")).file())
+    words = ("--targets", "host", "--trust", tmp_path / "roles", "--made", "2026-01-01", "--out", tmp_path / "out")
+    ran = home.run("release", home.recipe, *words)
+    assert (ran.code, "version 3, expired on 2026-01-01, and the release is made on 2026-01-01" in ran.err) == (8, True)
+    assert home.run("release", home.recipe, *words[:5], "2025-12-31", *words[6:]).code == 0
+
+
+def test_a_version_that_was_released_is_told(home: Home, tmp_path: Path) -> None:
+    words = ("--targets", "host", "--previous", home.first, "--out", tmp_path / "out")
+    ran = home.run("release", home.recipe, *words)
+    assert (ran.code, "release 1 in --previous has the version 1.0.0, too" in ran.err) == (0, True)
+
+
 def test_source_date_epoch_is_the_day(home: Home, tmp_path: Path) -> None:
     words = ("release", home.recipe, "--targets", "host", "--out", tmp_path / "out", "--json")
     ran = home.run(*words, SOURCE_DATE_EPOCH="1767225599")
