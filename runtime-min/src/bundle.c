@@ -7,18 +7,21 @@ void eb_digest_text(const uint8_t digest[EB_SHA256_BYTES], char text[EB_ID_TEXT]
   for (unsigned i = 0; i < EB_SHA256_BYTES; i++) snprintf(text + 2 * i, 3, "%02x", digest[i]);
 }
 
-eb_status eb_head_read(struct eb_head *head, const eb_feed *feed, bool accelerated, eb_error *error) {
+void eb_head_identify(struct eb_head *head, bool accelerated) {
   uint8_t digest[EB_SHA256_BYTES];
+  eb_sha256(accelerated, head->manifest_text, head->manifest_size, digest);
+  eb_digest_text(digest, head->id);
+}
+
+eb_status eb_head_read(struct eb_head *head, const eb_feed *feed, bool accelerated, eb_error *error) {
   eb_status status =
       eb_archive_short(feed, "manifest", head->manifest_text, EB_MANIFEST_BYTES_MAX, &head->manifest_size, error);
   if (!status) {
     status = eb_archive_short(feed, "manifest.minisig", head->signature_text, EB_SIGNATURE_BYTES_MAX,
                               &head->signature_size, error);
   }
-  if (status) return status;
-  eb_sha256(accelerated, head->manifest_text, head->manifest_size, digest);
-  eb_digest_text(digest, head->id);
-  return EB_OK;
+  if (!status) eb_head_identify(head, accelerated);
+  return status;
 }
 
 eb_status eb_head_verify(struct eb_head *head, eb_bytes trust_file, eb_error *error) {

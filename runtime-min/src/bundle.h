@@ -33,6 +33,9 @@ struct eb_bundle {
 /* Step 1: the bytes of manifest and signature, and the ID; nothing of them is looked into. */
 eb_status eb_head_read(struct eb_head *head, const eb_feed *feed, bool accelerated, eb_error *error);
 
+/* The ID of a head whose bytes are there. */
+void eb_head_identify(struct eb_head *head, bool accelerated);
+
 /* Steps 2 and 3, of a head that was read: the signature, and only then the manifest. */
 eb_status eb_head_verify(struct eb_head *head, eb_bytes trust, eb_error *error);
 

@@ -278,6 +278,15 @@ eb_status eb_delta_decode(struct eb_delta *delta, enum eb_codec codec, const str
   }
 }
 
+eb_status eb_delta_skip(struct eb_delta *delta, eb_error *error) {
+  eb_status status = EB_OK;
+  while (!status && delta->left) {
+    eb_bytes bytes;
+    status = take_part(delta, &bytes, error);
+  }
+  return status;
+}
+
 eb_status eb_delta_end(struct eb_delta *delta, eb_error *error) {
   eb_bytes bytes;
   eb_status status = take(delta, 1, &bytes, error);

@@ -55,6 +55,9 @@ eb_status eb_delta_next(struct eb_delta *delta, enum eb_codec *codec, eb_error *
 eb_status eb_delta_decode(struct eb_delta *delta, enum eb_codec codec, const struct eb_delta_file *file,
                           eb_error *error);
 
+/* Passes over the part: the file is there already. */
+eb_status eb_delta_skip(struct eb_delta *delta, eb_error *error);
+
 /* There is nothing behind the last part. */
 eb_status eb_delta_end(struct eb_delta *delta, eb_error *error);
 
