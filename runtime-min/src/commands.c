@@ -7,7 +7,7 @@
 #include <unistd.h>
 
 #include "feed.h"
-#include "install.h"
+#include "follow.h"
 #include "supervise.h"
 #include "trust_file.h"
 
@@ -79,7 +79,7 @@ static eb_status install(struct eb_commands *commands, struct opened *opened, eb
   work.trust = opened->trust;
   work.trust_path = opened->path;
   eb_feed feed = eb_feed_of_fd(fd);
-  status = eb_install_archive(&work, &feed, error);
+  status = eb_install_feed(&work, &feed, error);
   if (fd != STDIN_FILENO) close(fd);
   if (!status) report_install(commands, &work);
   if (!status && work.warning.status) {
@@ -345,6 +345,56 @@ static eb_status run(struct eb_commands *commands, struct opened *opened, eb_err
   return eb_supervise(&supervise, &commands->code, error);
 }
 
+static void report_follow(const struct eb_commands *commands, const struct eb_follow *follow,
+                          const struct eb_install *install) {
+  struct eb_json *out = commands->out;
+  if (follow->warning.status) {
+    eb_json_print(commands->err, "warning: the whole bundle was taken: %s\n", follow->warning.message);
+  }
+  if (commands->options->json) {
+    eb_json_print(out, "{\"followed\":true,\"up_to_date\":%s,\"delta\":%s,\"bytes_fetched\":%llu,\"connections\":%u}\n",
+                  follow->up_to_date ? "true" : "false", follow->by_delta ? "true" : "false",
+                  (unsigned long long)follow->fetched, follow->connections);
+  } else {
+    eb_json_print(out, follow->up_to_date ? "up to date" : follow->by_delta ? "updated by a delta" : "updated by a whole bundle");
+    eb_json_print(out, ": %llu bytes fetched\n", (unsigned long long)follow->fetched);
+  }
+  if (!follow->up_to_date) report_install(commands, install);
+}
+
+/* One look at what is published, with a store that is open for as long. */
+static eb_status follow_once(struct eb_commands *commands, struct opened *opened, eb_error *error) {
+  const struct eb_options *options = commands->options;
+  struct eb_install work = {.store = &opened->store, .cpu = &commands->cpu};
+  struct eb_follow follow = {
+      .base = options->operand, .target = options->target, .patience = {.attempts = options->attempts}};
+  eb_status status = read_trust(commands, opened, error);
+  if (!status) status = eb_store_open(&opened->store, eb_store_path(options), true, &commands->cpu, error);
+  if (!status) status = eb_store_lock(&opened->store, error);
+  if (!status) status = eb_install_open(&work, error);
+  if (status) return status;
+  work.trust = opened->trust;
+  work.trust_path = opened->path;
+  status = eb_follow_run(&follow, &work, error);
+  if (!status) report_follow(commands, &follow, &work);
+  eb_install_close(&work);
+  return status;
+}
+
+/* Again and again: a round that failed is told of, and the next one comes. */
+static eb_status follow(struct eb_commands *commands, struct opened *opened, eb_error *error) {
+  for (;;) {
+    eb_status status = follow_once(commands, opened, error);
+    if (!commands->options->every) return status;
+    if (status) eb_json_print(commands->err, "error: %s\n", error->message);
+    eb_json_flush(commands->out);
+    eb_json_flush(commands->err);
+    eb_store_close(&opened->store);
+    opened->store = eb_store_closed;
+    sleep(commands->options->every);
+  }
+}
+
 eb_status eb_command_run(struct eb_commands *commands, eb_error *error) {
   static struct opened opened;
   static eb_status (*const all[])(struct eb_commands *, struct opened *, eb_error *) = {
@@ -353,6 +403,7 @@ eb_status eb_command_run(struct eb_commands *commands, eb_error *error) {
       [EB_COMMAND_ROLLBACK] = roll_back,
       [EB_COMMAND_GC] = collect,
       [EB_COMMAND_RUN] = run,
+      [EB_COMMAND_FOLLOW] = follow,
   };
   opened.store = eb_store_closed;
   eb_cpu_detect(&commands->cpu);

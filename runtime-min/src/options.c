@@ -8,6 +8,7 @@ const char eb_options_help[] =
     "usage: edgebuild-run BUNDLE --input FILE|- [options]\n"
     "       edgebuild-run BUNDLE --check | --verify\n"
     "       edgebuild-run install FILE|- | status [NAME] | rollback NAME | gc     [--store DIR]\n"
+    "       edgebuild-run follow URL|DIR [--every SECONDS]                        [--store DIR]\n"
     "       edgebuild-run run NAME --input FILE|- [options]                       [--store DIR]\n"
     "\n"
     "Verifies a bundle that edgebuild made and runs its function on every frame of the input. Prints one JSON object "
@@ -34,7 +35,11 @@ const char eb_options_help[] =
     "A store keeps what is installed on this device; a release becomes current in one step, and the previous one "
     "stays.\n"
     "\n"
-    "  install FILE|-     verify a bundle, try it, make it current; what arrived of it before is not written again\n"
+    "  install FILE|-     verify a bundle or a delta, try it, make it current; what arrived of it before is not written\n"
+    "                     again\n"
+    "  follow URL|DIR     read release.json there, install by a delta or whole, go on where a bad line broke off;\n"
+    "                     --every SECONDS: again and again; --attempts N: in a row without a byte (8); --target NAME:\n"
+    "                     the kind of device, for a first installation. https:// needs curl\n"
     "  status [NAME]      what is installed\n"
     "  rollback NAME      make the previous release current again; --bad: and never install the other one again\n"
     "  gc                 remove what no current or previous release needs\n"
@@ -97,6 +102,13 @@ static eb_status set_value(const char *name, const char *value, struct eb_option
     valid = eb_is_id(value);
   } else if (strcmp(name, "--ready-fd") == 0) {
     valid = parse_number(value, 0, 1u << 20, &options->ready_fd, NULL);
+  } else if (strcmp(name, "--target") == 0) {
+    options->target = value;
+    valid = eb_is_name(value);
+  } else if (strcmp(name, "--every") == 0) {
+    valid = parse_number(value, 0, 30 * 86400, &options->every, NULL);
+  } else if (strcmp(name, "--attempts") == 0) {
+    valid = parse_number(value, 0, 1000, &options->attempts, NULL);
   } else if (strcmp(name, "--repeat") == 0) {
     valid = parse_number(value, 0, 100000000, &options->repeat, NULL);
   } else if (strcmp(name, "--threads") == 0) {
@@ -124,10 +136,11 @@ static const struct command {
     [EB_COMMAND_ROLLBACK] = {"rollback", 2, "rollback: no NAME is given"},
     [EB_COMMAND_GC] = {"gc", 0, NULL},
     [EB_COMMAND_RUN] = {"run", 2, "run: no NAME is given"},
+    [EB_COMMAND_FOLLOW] = {"follow", 2, "follow: no URL or folder is given"},
 };
 
 static enum eb_command command_of(const char *word) {
-  for (int i = EB_COMMAND_INSTALL; i <= EB_COMMAND_RUN; i++) {
+  for (int i = EB_COMMAND_INSTALL; i <= EB_COMMAND_FOLLOW; i++) {
     if (strcmp(commands[i].name, word) == 0) return (enum eb_command)i;
   }
   return EB_COMMAND_NONE;
@@ -144,6 +157,9 @@ static eb_status check_command(const struct eb_options *options, eb_error *error
   if (options->operand && command->operand == 0) return usage(error, "gc takes no name: ", options->operand);
   if (options->release) return usage(error, "--release goes without a command, not with ", command->name);
   if (options->bad && options->command != EB_COMMAND_ROLLBACK) return usage(error, "--bad belongs to rollback", "");
+  if (options->command != EB_COMMAND_FOLLOW && (options->target || options->every || options->attempts)) {
+    return usage(error, "--target, --every and --attempts belong to follow, not to ", command->name);
+  }
   if (options->command != EB_COMMAND_RUN && runs_something(options)) {
     return usage(error, "this command runs no frames and takes none of run's options: ", command->name);
   }
@@ -158,13 +174,16 @@ static eb_status check_options(const struct eb_options *options, eb_error *error
   }
   if (options->command) return check_command(options, error);
   if (options->bad) return usage(error, "--bad belongs to rollback", "");
+  if (options->target || options->every || options->attempts) {
+    return usage(error, "--target, --every and --attempts belong to follow", "");
+  }
   if (options->release) {
     return options->operand
                ? usage(error, "--release takes the place of a bundle; there is one more: ", options->operand)
                : EB_OK;
   }
   if (options->store)
-    return usage(error, "--store needs a command (install, status, rollback, gc, run) or --release ID", "");
+    return usage(error, "--store needs a command (install, follow, status, rollback, gc, run) or --release ID", "");
   return options->operand ? EB_OK : usage(error, "no bundle is given", "");
 }
 

@@ -13,6 +13,7 @@ enum eb_command {
   EB_COMMAND_ROLLBACK,
   EB_COMMAND_GC,
   EB_COMMAND_RUN,
+  EB_COMMAND_FOLLOW,
 };
 
 struct eb_options {
@@ -23,6 +24,9 @@ struct eb_options {
   const char *release; /* ID in the store */
   uint32_t ready_fd;   /* 0: none; a byte is written to it behind the first result */
   bool bad;
+  const char *target;  /* follow: for a first installation */
+  uint32_t every;      /* follow: seconds; 0: once */
+  uint32_t attempts;   /* follow: in a row; 0: the default */
   const char *trust;
   const char *input[EB_INPUTS_MAX]; /* FILE or NAME=FILE */
   uint32_t input_count;

@@ -28,8 +28,9 @@ struct eb_remote {
   uint64_t at;    /* the next byte */
   int fd;         /* -1: not connected */
   int child;      /* curl's process; 0: none */
-  bool ended;     /* the connection gave all that it announced */
   uint64_t left;  /* of the body; EB_REMOTE_SIZE_ANY: up to the connection's end */
+  uint64_t drop;  /* bytes in front of `at` that come all the same: the server knows no ranges */
+  bool whole;     /* it told so */
   size_t begin, end;
   uint32_t failures;
   uint64_t fetched; /* bytes of bodies, in all */

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
+import published
 import pytest
 import roles
 import tiny
@@ -65,6 +66,7 @@ def seeds(bundle: tiny.Bundle) -> dict[str, list[bytes]]:
         "minisign": [head + signed, head + signed.replace(b"edgebuild", b"minisign secret key")],
         "bundle": [head + bundle.build()],
         "delta": list(delta_seeds()),
+        "index": [published.index(bundle.build()), published.index(bundle.build(), [(bundle.build(), b"delta")])],
         "plan": [bundle.plan],
         "npy": [tiny.npy(np.zeros((2, 3), np.float32)), tiny.npy(np.zeros((4, 2, 3), np.float32))],
         "y4m": [

@@ -1,0 +1,172 @@
+#include "follow.h"
+
+#include <string.h>
+#include <unistd.h>
+
+#include "feed.h"
+
+#define INDEX "release.json"
+#define SIGNATURE "release.json.minisig"
+#define INDEX_ATTEMPTS 3 /* a folder that is being published may have one of the two files of another release */
+#define NO_FILE (-1)
+
+struct work {
+  struct eb_follow *follow;
+  struct eb_install *install;
+  struct eb_remote *remote;
+  struct eb_index *index;
+  uint8_t *text;
+  size_t text_size;
+  struct eb_state state;
+  bool found;
+};
+
+static eb_status read_file(struct work *work, const char *name, void *buffer, size_t limit, size_t *size,
+                           eb_error *error) {
+  bool found;
+  eb_status status = eb_remote_read(work->remote, name, buffer, limit, size, &found, error);
+  if (status || found) return status;
+  return eb_fail(error, EB_IO, "name the folder that edgebuild release wrote", "%.200s has no %s", work->follow->base,
+                 name);
+}
+
+/* Nothing of the index is looked at before its signature holds. */
+static eb_status read_verified(struct work *work, eb_error *error) {
+  uint8_t signature_text[EB_SIGNATURE_BYTES_MAX];
+  eb_bytes file = {signature_text, 0};
+  struct eb_signature signature;
+  struct eb_trust trust;
+  eb_status status = read_file(work, INDEX, work->text, EB_INDEX_BYTES_MAX, &work->text_size, error);
+  if (!status) status = read_file(work, SIGNATURE, signature_text, sizeof signature_text, &file.size, error);
+  if (!status) status = eb_signature_parse(file, &signature, error);
+  if (!status) status = eb_trust_open(work->install->trust, &trust, error);
+  eb_bytes text = {work->text, work->text_size};
+  return status ? status : eb_signature_verify(&signature, text, &trust, error);
+}
+
+static eb_status read_index(struct work *work, eb_error *error) {
+  eb_status status = EB_REFUSED;
+  for (int attempt = 0; status == EB_REFUSED && attempt < INDEX_ATTEMPTS; attempt++) status = read_verified(work, error);
+  eb_bytes text = {work->text, work->text_size};
+  /* Once for the name, and once more for the target of what is installed under it. */
+  if (!status) status = eb_index_parse(text, "", work->index, error);
+  if (!status) {
+    status = eb_store_state(work->install->store, work->index->name, &work->state, &work->found, error);
+  }
+  if (status) return status;
+  const char *target = work->found ? work->state.target : work->follow->target;
+  if (!target) {
+    return eb_fail(error, EB_INPUT, "say for which kind of device the first time: --target NAME",
+                   "nothing is installed as %s yet", work->index->name);
+  }
+  status = eb_index_parse(text, target, work->index, error);
+  if (status || work->index->has_bundle) return status;
+  return eb_fail(error, EB_REFUSED, "edgebuild release --targets makes bundles for more kinds of devices",
+                 "release %s of %s has no bundle for %s", work->index->version, work->index->name, target);
+}
+
+static const struct eb_index_delta *find_delta(const struct work *work) {
+  char id[EB_ID_TEXT];
+  for (uint32_t i = 0; work->found && i < work->index->delta_count; i++) {
+    eb_digest_text(work->index->delta[i].from, id);
+    if (strcmp(id, work->state.current) == 0) return &work->index->delta[i];
+  }
+  return NULL;
+}
+
+/* A delta is decoded in one go, so it is fetched first; what has arrived of it stays for the next attempt. */
+static eb_status fetch(struct work *work, const struct eb_index_file *file, const char *name, int *fd,
+                       eb_error *error) {
+  const struct eb_folder *partial = &work->install->store->partial;
+  uint64_t at;
+  eb_status status = eb_disk_begin(partial, name, fd, &at, error);
+  if (!status && at > file->size) {
+    at = 0;
+    status = eb_disk_truncate(partial, name, *fd, at, error);
+  }
+  if (status) return status;
+  if (lseek(*fd, (off_t)at, SEEK_SET) < 0) return eb_fail(error, EB_IO, "", "cannot go on with %s", file->name);
+  eb_remote_file(work->remote, file->name, file->size);
+  eb_feed feed = eb_remote_feed(work->remote);
+  if (at && feed.skip(feed.context, at)) return *error = work->remote->error, error->status;
+  while (!status && at < file->size) {
+    uint8_t chunk[16 << 10];
+    ssize_t got = feed.read(feed.context, chunk, sizeof chunk);
+    if (got <= 0) return *error = work->remote->error, error->status;
+    status = eb_disk_append(partial, name, *fd, chunk, (size_t)got, error);
+    at += (uint64_t)got;
+  }
+  return status;
+}
+
+static eb_status check_fetched(const struct work *work, const struct eb_index_file *file, int fd, eb_error *error) {
+  uint8_t digest[EB_SHA256_BYTES];
+  eb_feed feed = eb_feed_of_fd(fd);
+  if (lseek(fd, 0, SEEK_SET) < 0) return eb_fail(error, EB_IO, "", "cannot read %s again", file->name);
+  eb_status status = eb_feed_hashed(&feed, file->size, work->install->cpu->sha256, NULL, digest, error);
+  if (status) return status;
+  if (memcmp(digest, file->sha256, sizeof digest) == 0 && lseek(fd, 0, SEEK_SET) == 0) return EB_OK;
+  return eb_fail(error, EB_REFUSED, EB_HINT_DAMAGED, "%s is not the file that release.json names (SHA-256)", file->name);
+}
+
+static eb_status install_delta(struct work *work, const struct eb_index_file *file, eb_error *error) {
+  char name[EB_ID_TEXT];
+  int fd = NO_FILE;
+  eb_digest_text(file->sha256, name);
+  eb_status status = fetch(work, file, name, &fd, error);
+  bool arrived = !status;
+  if (!status) status = check_fetched(work, file, fd, error);
+  eb_feed feed = eb_feed_of_fd(fd);
+  if (!status) status = eb_install_delta(work->install, &feed, error);
+  if (fd >= 0) close(fd);
+  /* Whole, it has served; wrong, it must not be gone on with. */
+  if (arrived) eb_disk_remove(&work->install->store->partial, name, NULL);
+  return status;
+}
+
+static eb_status install_whole(struct work *work, eb_error *error) {
+  eb_remote_file(work->remote, work->index->bundle.name, work->index->bundle.size);
+  eb_feed feed = eb_remote_feed(work->remote);
+  eb_status status = eb_install_archive(work->install, &feed, error);
+  /* What the installer saw of a line that failed is less than what the remote knows. */
+  if (status == EB_IO && work->remote->error.status) *error = work->remote->error;
+  return status;
+}
+
+/* What the delta failed at is not the release's fault, unless it is: then the whole one fails at it again. */
+static eb_status install(struct work *work, eb_error *error) {
+  const struct eb_index_delta *delta = find_delta(work);
+  if (!delta) return install_whole(work, error);
+  eb_status status = install_delta(work, &delta->file, error);
+  work->follow->by_delta = !status;
+  if (status != EB_REFUSED && status != EB_UNSUPPORTED) return status;
+  work->follow->warning = *error;
+  return install_whole(work, error);
+}
+
+static eb_status run(struct work *work, eb_error *error) {
+  char id[EB_ID_TEXT];
+  eb_status status = read_index(work, error);
+  if (status) return status;
+  eb_digest_text(work->index->id, id);
+  work->follow->up_to_date = work->found && strcmp(id, work->state.current) == 0;
+  return work->follow->up_to_date ? EB_OK : install(work, error);
+}
+
+eb_status eb_follow_run(struct eb_follow *follow, struct eb_install *install_, eb_error *error) {
+  struct work work = {.follow = follow, .install = install_};
+  struct eb_arena memory;
+  size_t size = eb_align_up(sizeof *work.remote) + eb_align_up(sizeof *work.index) + eb_align_up(EB_INDEX_BYTES_MAX);
+  eb_status status = eb_arena_open(&memory, size, error);
+  if (status) return status;
+  work.remote = eb_arena_take(&memory, sizeof *work.remote);
+  work.index = eb_arena_take(&memory, sizeof *work.index);
+  work.text = eb_arena_take(&memory, EB_INDEX_BYTES_MAX);
+  eb_remote_open(work.remote, follow->base, follow->patience);
+  status = run(&work, error);
+  follow->fetched = work.remote->fetched;
+  follow->connections = work.remote->connections;
+  eb_remote_close(work.remote);
+  eb_arena_close(&memory);
+  return status;
+}
