@@ -106,6 +106,14 @@ def release(
         str | None,
         typer.Option(metavar="DATE|+90d", help="Day from which on it is not installed.", show_default=False),
     ] = None,
+    update: Annotated[
+        bool,
+        typer.Option(
+            "--update",
+            help="Keep the grid and schedules of the newest release in --previous, as compile --update-of: what did "
+            "not change stays the same bytes. Its .basis.zip must lie beside it.",
+        ),
+    ] = False,
     commit: Annotated[
         str | None,
         typer.Option(
@@ -151,6 +159,7 @@ def release(
         expires=expires_on,
         trust_file=along,
         commit=commit,
+        update=update,
     )
     found = make.make(order, chosen_signer, trusted, _Progress(plain=not as_json))
     if as_json:

@@ -26,7 +26,8 @@ _ANOTHER = "name another folder: what was released is never overwritten"
 class Contents:
     """A release whose files are those that SHA256SUMS lists; `signer` is None where no signature was verified.
 
-    `files`: what belongs to it, signatures and reports included, in the order of their names. `strange`: what does not.
+    `files`: what is given on, signatures and reports included, in the order of their names. `strange`: what does not
+    belong to it.
     """
 
     folder: Path
@@ -129,8 +130,9 @@ def read(folder: Path, trust: Trust | None) -> Contents:
     if trust is not None:
         _check_provenance(folder, index, listed, trust)
     present = {path.name for path in folder.iterdir() if not path.name.startswith(".")}
-    own = {*listed, names.SUMS, names.SUMS + names.SIGNATURE, *_reports(index)}
-    return Contents(folder, index, tuple(sorted(own & present)), tuple(sorted(present - own)), signer)
+    own = {*listed, names.SUMS, names.SUMS + names.SIGNATURE, *_beside(index, names.REPORTS)}
+    strange = present - own - _beside(index, (names.BASIS,))
+    return Contents(folder, index, tuple(sorted(own & present)), tuple(sorted(strange)), signer)
 
 
 def _bytes(path: Path) -> bytes:
@@ -195,6 +197,7 @@ def _check_provenance(folder: Path, index: Index, listed: dict[str, str], trust:
             raise BundleError(f"{path}: speaks of another `{name}` than {names.SUMS}", _DAMAGED)
 
 
-def _reports(index: Index) -> list[str]:
+def _beside(index: Index, suffixes: tuple[str, ...]) -> set[str]:
+    """What builds put beside the bundles, and nobody signs."""
     stems = [names.stem(index.name, index.version, bundle.target) for bundle in index.bundles]
-    return [stem + suffix for stem in stems for suffix in names.REPORTS]
+    return {stem + suffix for stem in stems for suffix in suffixes}

@@ -29,6 +29,7 @@ from edgebuild.release.sbom import Subject
 class Order:
     """What is released. `previous`: folders with bundles of before; `release`: the counter, None for the next one.
 
+    `update`: keep the grid and the schedules of the newest release in `previous`, target by target.
     `trust_file`: a trust file with roles that goes along, and its version. `commit`: the git commit that the recipe is.
     """
 
@@ -43,6 +44,7 @@ class Order:
     expires: date | None = None
     trust_file: tuple[bytes, int] | None = None
     commit: str | None = None
+    update: bool = False
 
 
 class Progress(Protocol):
@@ -115,6 +117,7 @@ class _Made:
     subjects: list[Subject] = field(default_factory=list)
     skipped: list[Skipped] = field(default_factory=list)
     digests: dict[str, str] = field(default_factory=dict)
+    bases: dict[str, str] = field(default_factory=dict)
     key: str = ""
 
     def build(self, progress: Progress) -> None:
@@ -140,6 +143,7 @@ class _Made:
             release=self.counter,
             made=order.made,
             expires=order.expires,
+            update=self._update(target.name),
         )
         result = pipeline.build(job, self.signer, listener)
         read = bundles.read_bundle(result.bundle, self.trusted)
@@ -154,6 +158,17 @@ class _Made:
         newest = next(self.previous.of(target.name), None)
         self.rows.append(Row(row, result.report, tuple(old for _, old in deltas), newest.report() if newest else None))
         self.subjects.append(Subject(item.file, item.sha256, read.manifest))
+
+    def _update(self, target: str) -> pipeline.UpdateOf | None:
+        """The release whose grid is kept; one under an unknown key is not built on."""
+        if not self.order.update:
+            return None
+        for old in self.previous.of(target):
+            if old.trusted:
+                if old.basis.is_file():
+                    self.bases[old.id] = sha256(old.basis.read_bytes())
+                return pipeline.UpdateOf(old.path, self.counter)
+        return None
 
     def _deltas(self, target: str, new: bytes) -> Iterator[tuple[Delta, Old]]:
         """The deltas that are worth having, the smallest first."""
@@ -218,6 +233,7 @@ class _Made:
                 "made": str(order.made) if order.made else None,
                 "expires": str(order.expires) if order.expires else None,
                 "samples": order.recipe.calibration.samples,
+                "update": order.update,
                 "targets": [inputs.stated(target) for target in order.targets],
             },
             internal={"recipeDigest": went_in.recipe},
@@ -238,6 +254,7 @@ class _Made:
                 },
                 *({"uri": inputs.package_url(name, version)} for name, version in went_in.packages.items()),
                 *({"name": f"previous/{old.id}", "digest": {"sha256": one}} for one, old in sorted(bases.items())),
+                *({"name": f"basis/{name}", "digest": {"sha256": one}} for name, one in sorted(self.bases.items())),
             ],
             edgebuild=went_in.edgebuild,
         )

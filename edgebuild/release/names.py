@@ -8,7 +8,9 @@ SUMS = "SHA256SUMS"
 INDEX = "release.json"
 TRUST = "trust"
 SIGNATURE = ".minisig"
-REPORTS = (".report.json", ".report.html", basis.SUFFIX)
+REPORTS = (".report.json", ".report.html")
+BASIS = basis.SUFFIX
+"""What `--update` builds on. It holds the float network: it stays where releases are built."""
 _FILE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+~-]{0,199}")
 
 

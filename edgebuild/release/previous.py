@@ -42,6 +42,11 @@ class Old:
             raise BundleError(f"{self.path}: has changed meanwhile", "run it again")
         return data
 
+    @property
+    def basis(self) -> Path:
+        """What a later training is quantized with on the same grid; it may not be there."""
+        return self.path.with_name(self.path.name.removesuffix(_SUFFIX) + names.BASIS)
+
     def report(self) -> dict[str, Any] | None:
         """The report beside it, where there is one that can be read."""
         path = self.path.with_name(self.path.name.removesuffix(_SUFFIX) + names.REPORTS[0])

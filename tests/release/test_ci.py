@@ -1,5 +1,6 @@
 """`action.yml` and the GitLab template: their scripts are run as those services run them."""
 
+import json
 import re
 import shutil
 import subprocess
@@ -124,11 +125,13 @@ def test_an_action_without_a_key_signs_nothing(runner: Runner) -> None:
     assert not (runner.folder / "release").exists()
 
 
-@pytest.mark.parametrize("name", ["recipe", "targets", "previous", "version", "out", "trust", "made", "commit"])
+@pytest.mark.parametrize(
+    "name", ["recipe", "targets", "previous", "version", "out", "update", "trust", "made", "commit"]
+)
 def test_what_an_input_says_is_never_run(home: Home, runner: Runner, name: str) -> None:
     given = {"recipe": "recipe", "targets": "host", "key": home.key.read_text()}
     done, _ = run_action(runner, {**given, name: "$(touch pwned)`touch pwned`; touch pwned #' \" --help"})
-    assert done.returncode == (0 if name == "out" else done.returncode)
+    assert (done.returncode == 0) == (name in ("out", "update")), done.stderr
     assert done.returncode == 0 or "error: " in done.stderr
     assert not (runner.folder / "pwned").exists()
 
@@ -156,6 +159,9 @@ def test_the_gitlab_template_makes_the_release(home: Home, runner: Runner) -> No
     done = run_gitlab(runner, {**given, "expires": "+90d"}, EDGEBUILD_KEY=str(home.key))
     assert done.returncode == 0, done.stderr
     assert (runner.folder / "made" / "SHA256SUMS").read_bytes() == (home.second / "SHA256SUMS").read_bytes()
+    updated = run_gitlab(runner, {**given, "out": "updated", "update": "true"}, EDGEBUILD_KEY=str(home.key))
+    assert updated.returncode == 0, updated.stderr
+    assert json.loads((runner.folder / "updated" / "dense-1.1.0-host.report.json").read_text())["update"]
     without = run_gitlab(runner, given)
     assert (without.returncode, "no signing key" in without.stderr) == (1, True)
 

@@ -144,7 +144,8 @@ def test_the_layout_is_one_of_ocis(home: Home, layout: Path) -> None:
     assert manifest["artifactType"] == "application/vnd.edgebuild.release.v1"
     assert manifest["config"]["mediaType"] == "application/vnd.oci.empty.v1+json"
     assert blob(layout, manifest["config"]).read_bytes() == b"{}"
-    assert titles(manifest) == {path.name for path in home.second.iterdir()}
+    given_on = {path.name for path in home.second.iterdir() if not path.name.endswith(names.BASIS)}
+    assert titles(manifest) == given_on  # what holds the float network stays at home
     notes = manifest["annotations"]
     assert notes["org.opencontainers.image.version"] == "1.1.0"
     assert notes["org.opencontainers.image.created"] == "2026-02-28T00:00:00Z"
@@ -174,8 +175,8 @@ def test_pull_gives_the_release_back(home: Home, layout: Path, tmp_path: Path) -
     ran = home.run("pull", f"oci:{layout}:1.1.0", tmp_path / "out", "--trust", home.trust, "--json")
     assert ran.code == 0, ran.err
     assert (ran.json["signer"], ran.json["release"], ran.json["existed"]) == (KEY.public.name, 2, False)
-    for path in home.second.iterdir():
-        assert (tmp_path / "out" / path.name).read_bytes() == path.read_bytes()
+    for path in (tmp_path / "out").iterdir():
+        assert path.read_bytes() == (home.second / path.name).read_bytes()
     again = home.run("pull", f"oci:{layout}:1.1.0", tmp_path / "out", "--json")
     assert (again.code, again.json["existed"], again.json["signer"]) == (0, True, None)
     other = home.run("pull", f"oci:{layout}:1.0.0", tmp_path / "out")

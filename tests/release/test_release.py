@@ -34,10 +34,11 @@ def test_everything_is_there(home: Home) -> None:
     expected.add(f"{stem}.intoto.jsonl")
     for target, old in first.items():
         delta = f"{stem}-{target}-from-{old.id[:16]}.edelta"
-        expected |= {f"{stem}-{target}{suffix}" for suffix in (".ebundle", *names.REPORTS)} | {delta}
+        expected |= {f"{stem}-{target}{suffix}" for suffix in (".ebundle", *names.REPORTS, names.BASIS)} | {delta}
     assert {path.name for path in home.second.iterdir()} == expected
     found = release_folder.read(home.second, TRUST)
-    assert (found.signer, set(found.files), found.strange) == (KEY.public.name, expected, ())
+    given_on = {name for name in expected if not name.endswith(names.BASIS)}
+    assert (found.signer, set(found.files), found.strange) == (KEY.public.name, given_on, ())
     assert (found.index.release, found.index.version) == (2, "1.1.0")
     assert (found.index.made, found.index.expires) == (parse_day("2026-02-28"), parse_day("2026-05-29"))
 
@@ -265,6 +266,27 @@ def test_a_trust_file_with_roles_goes_along(home: Home, tmp_path: Path) -> None:
     assert found.trust is not None
     assert (found.trust.version, found.trust.item.file) == (3, "trust")
     assert (tmp_path / "out" / "trust").read_bytes() == (tmp_path / "roles").read_bytes()
+
+
+def test_an_update_keeps_the_grid(home: Home, tmp_path: Path) -> None:
+    """One column of four has changed; in an update the other three are the same bytes, and the delta says so."""
+    words = ("release", home.tuned, "--targets", TARGETS, "--previous", home.first, "--version", "1.1.0", "--json")
+    ran = home.run(*words, "--made", "2026-02-28", "--expires", "+90d", "--update", "--out", tmp_path / "out")
+    assert ran.code == 0, ran.err
+    for target in ("host", FAR):
+        report = json.loads((tmp_path / "out" / f"dense-1.1.0-{target}.report.json").read_text())
+        assert report["update"]
+        (delta,), (plain,) = (list(place.glob(f"*{target}-from-*.edelta")) for place in (tmp_path / "out", home.second))
+        assert delta.stat().st_size <= plain.stat().st_size
+    assert ran.json["release"] == 2
+    again = home.run(*words, "--made", "2026-02-28", "--expires", "+90d", "--update", "--out", tmp_path / "out")
+    assert (again.code, again.json["existed"]) == (0, True)
+    without = shutil.copytree(home.first, tmp_path / "without")
+    (without / f"dense-1.0.0-host{names.BASIS}").unlink()
+    words = ("--targets", "host", "--previous", without, "--version", "2", "--update", "--out", tmp_path / "other")
+    refused = home.run("release", home.tuned, *words)
+    assert refused.code == 2
+    assert "dense-1.0.0-host.basis.zip is not beside it" in refused.err
 
 
 def git(folder: Path, *words: str) -> str:
