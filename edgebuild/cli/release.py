@@ -240,11 +240,13 @@ class _Progress:
 
 def _accuracies(row: Any) -> dict[str, Any] | None:
     """The metric of the bundle and, where its report lies beside it, of the newest one of before."""
-    new, old = row.report["accuracy"], (row.old_report or {}).get("accuracy", {})
+    new, old = row.report["accuracy"], (row.old_report or {}).get("accuracy")
     if not new or new.get("int8") is None:
         return None
-    same = isinstance(old, dict) and old.get("metric") == new["metric"]
-    return {"metric": new["metric"], "unit": new["unit"], "old": old.get("int8") if same else None, "new": new["int8"]}
+    before = old.get("int8") if isinstance(old, dict) and old.get("metric") == new["metric"] else None
+    if type(before) not in (int, float):  # anybody may have written the old report
+        before = None
+    return {"metric": new["metric"], "unit": new["unit"], "old": before, "new": new["int8"]}
 
 
 def _as_json(found: "Release") -> dict[str, Any]:

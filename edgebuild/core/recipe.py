@@ -59,7 +59,9 @@ from edgebuild.core.toml import read
 RECIPE_FILE = "recipe.toml"
 LOCK_FILE = "recipe.lock"
 METRICS = ("top1", "top5", "map", "auc", "agreement", "cosine")
-_WRITTEN_BY_BUILDS = (".ebundle", ".edelta", ".report.json", ".report.html")
+_WRITTEN_BY_BUILDS = (".ebundle", ".edelta", ".report.json", ".report.html", ".basis.zip")
+_RELEASES = (("SHA256SUMS", "release.json"), ("oci-layout", "index.json"))
+"""What a folder holds that `edgebuild release` or `edgebuild push` made."""
 _MAX_SAMPLES = 1_000_000
 SAVED = {
     "onnx": "an ONNX file",
@@ -261,7 +263,7 @@ class Recipe:
         found |= {
             str(path.relative_to(self.folder)): path
             for path in digest.files_below(self.folder)
-            if not _written_by_build(path)
+            if not _written_by_build(path, self.folder)
         }
         for shared in self.folders[1:]:
             found |= {f"{os.path.relpath(shared, self.folder)}/{path.name}": path for path in shared.glob("*.py")}
@@ -352,8 +354,15 @@ def _external_data(path: Path) -> list[Path]:
     return [path.parent / name for name in sorted(names)]
 
 
-def _written_by_build(path: Path) -> bool:
-    return path.name == LOCK_FILE or path.name.endswith(_WRITTEN_BY_BUILDS)
+def _written_by_build(path: Path, folder: Path) -> bool:
+    if path.name == LOCK_FILE or path.name.endswith(_WRITTEN_BY_BUILDS):
+        return True
+    inside = path.relative_to(folder).parents
+    return any(_is_release(folder / place) for place in inside if place != Path())
+
+
+def _is_release(folder: Path) -> bool:
+    return any(all((folder / name).is_file() for name in names) for names in _RELEASES)
 
 
 def _imported_packages(module: Path, folder: Path) -> dict[str, Path]:

@@ -119,6 +119,8 @@ def read(folder: Path, trust: Trust | None) -> Contents:
         raise UsageError(f"{folder}: is no release: it holds no {names.SUMS}", "name a folder of `edgebuild release`")
     signer = None if trust is None else _signed(folder, names.SUMS, trust)
     listed = sums.parse(_bytes(folder / names.SUMS))
+    if names.INDEX not in listed:
+        raise BundleError(f"{folder / names.SUMS}: does not list {names.INDEX}", _DAMAGED)
     for name, expected in listed.items():
         _check_file(folder / name, expected)
     if trust is not None:
@@ -136,10 +138,10 @@ def read(folder: Path, trust: Trust | None) -> Contents:
 
 
 def _bytes(path: Path) -> bytes:
+    if not path.is_file():
+        raise BundleError(f"{path}: is missing", _DAMAGED)
     try:
         return path.read_bytes()
-    except FileNotFoundError as error:
-        raise BundleError(f"{path}: is missing", _DAMAGED) from error
     except OSError as error:
         raise EnvironmentProblem(f"{path}: cannot be read: {os.strerror(error.errno or 0)}", _DAMAGED) from error
 

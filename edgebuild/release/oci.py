@@ -311,6 +311,8 @@ def _manifests(layout: Path) -> list[dict[str, Any]]:
 
 
 def _small(path: Path) -> bytes:
+    if not path.is_file():
+        raise BundleError(f"{path}: is missing", _DAMAGED)
     try:
         if path.stat().st_size > _MAX_JSON:
             raise BundleError(f"{path}: {path.stat().st_size} bytes; the limit is {_MAX_JSON}", _DAMAGED)

@@ -51,8 +51,8 @@ class Old:
         """The report beside it, where there is one that can be read."""
         path = self.path.with_name(self.path.name.removesuffix(_SUFFIX) + names.REPORTS[0])
         try:
-            found = json.loads(path.read_bytes())
-        except (OSError, ValueError):
+            found = json.loads(path.read_bytes()) if path.is_file() else None
+        except (OSError, ValueError, RecursionError):
             return None
         return found if isinstance(found, dict) else None
 
@@ -96,6 +96,9 @@ def scan(folders: Iterable[Path], name: str, trust: Trust) -> Previous:
 
 
 def _take(path: Path, name: str, trust: Trust, found: Previous) -> None:
+    if not path.is_file():  # reading a pipe would wait for ever
+        found.skipped.append(Skipped(path.name, "is no file"))
+        return
     try:
         data = path.read_bytes()
         old = _read(path, data, trust)

@@ -166,6 +166,13 @@ def swap_index(folder: Path) -> None:
     resigned(folder, names.INDEX)
 
 
+def unlisted_index(folder: Path) -> None:
+    listed = sums.parse((folder / names.SUMS).read_bytes())
+    del listed[names.INDEX]
+    (folder / names.SUMS).write_bytes(sums.serialize(listed))
+    resigned(folder, names.SUMS)
+
+
 def other_counter(folder: Path) -> None:
     found = index.parse((folder / names.INDEX).read_bytes())
     (folder / names.INDEX).write_bytes(index.serialize(Index(**{**found.__dict__, "release": 9})))
@@ -191,6 +198,7 @@ def link(folder: Path) -> None:
         (flip(names.INDEX), BundleError, "is not the file that was released"),
         (by_another(names.SUMS), BundleError, "which the trust file does not list"),
         (swap_index, BundleError, "is not the file that SHA256SUMS lists"),
+        (unlisted_index, BundleError, "SHA256SUMS: does not list release.json"),
         (other_counter, BundleError, "is not the bundle that release.json describes"),
         (link, BundleError, "dense-1.1.0-host.ebundle: is missing"),
     ],

@@ -13,6 +13,7 @@ from releases import FAR, KEY, OTHER, TARGETS, Home, stage_cache, write_recipe
 from edgebuild.core import bundle, digest, minisign
 from edgebuild.core.dates import parse_day
 from edgebuild.core.manifest import serialize
+from edgebuild.core.recipe import load_recipe
 from edgebuild.core.trust import Trust, TrustFile, with_signature
 from edgebuild.release import folder as release_folder
 from edgebuild.release import index, make, names, sums
@@ -190,6 +191,8 @@ def strange(home: Home, folder: Path) -> Path:
     (folder / "text.ebundle").write_text("hello")
     (folder / "far.ebundle").write_bytes(bundle_of(home.first, FAR))
     (folder / "folder.ebundle").mkdir()
+    os.mkfifo(folder / "pipe.ebundle")
+    (folder / "good.report.json").write_text('{"accuracy": {"metric": "agreement", "int8": "[red]"}}')
     read = bundle.read_unverified(data)
     for name, changed in {"name": {"name": "other"}, "poison": {"release": 2**31 - 1}}.items():
         other = type(read.manifest)(**{**read.manifest.__dict__, **changed})
@@ -216,6 +219,7 @@ def test_what_lies_about_in_previous(home: Home, tmp_path: Path) -> None:
         "far.ebundle",
         "folder.ebundle",
         "name.ebundle",
+        "pipe.ebundle",
     }
     assert skipped["name.ebundle"] == "is of 'other'"
     assert skipped["far.ebundle"] == f"is for {FAR}, which is not in this release"
@@ -361,6 +365,22 @@ def test_a_version_that_was_released_is_told(home: Home, tmp_path: Path) -> None
     words = ("--targets", "host", "--previous", home.first, "--out", tmp_path / "out")
     ran = home.run("release", home.recipe, *words)
     assert (ran.code, "release 1 in --previous has the version 1.0.0, too" in ran.err) == (0, True)
+
+
+def test_a_release_in_the_recipes_folder_is_no_part_of_the_recipe(
+    home: Home, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(write_recipe(tmp_path / "recipe"))
+    words = ("release", "--targets", "host", "--json")
+    assert home.run(*words).json["existed"] is False
+    assert home.run("push", "release", "layout").code == 0
+    assert home.run("compile", "--out", "out").code == 0
+    again = home.run(*words)
+    assert (again.code, again.json["existed"]) == (0, True)
+    recipe = load_recipe(Path())
+    assert {name for name in recipe.sources() if not name.startswith("model:")} == {
+        *("model.onnx", "recipe.toml", "samples/set.toml", "samples/x.npy")
+    }
 
 
 def test_source_date_epoch_is_the_day(home: Home, tmp_path: Path) -> None:
