@@ -13,7 +13,7 @@
 
 #define MODELS 8u       /* contexts of a byte */
 #define CONTEXTS 512u   /* values of each */
-#define VALUE_MODELS 3u /* contexts of a 32-bit number */
+#define VALUE_MODELS 4u /* contexts of a 32-bit number */
 #define VALUE_CONTEXTS 64u
 #define LANES 64u
 
@@ -28,6 +28,9 @@ struct state {
   struct eb_mixer byte_mixer[4][BYTE_BITS];
   eb_counter value[KIND_COUNT][VALUE_MODELS][VALUE_CONTEXTS][WORD_BITS];
   struct eb_mixer value_mixer[KIND_COUNT][WORD_BITS];
+  /* Biases and multipliers of one operator follow each other, a word for each channel. */
+  uint8_t side[CHUNK / 4];   /* what is known of a word from the other tensor */
+  uint8_t change[CHUNK / 4]; /* how the words of the last tensor changed */
   int16_t past[256];       /* the last differences, a ring */
   uint16_t lane_size[LANES]; /* how large they were, by position modulo LANES; 16 is 1 */
   int16_t lane_lean[LANES];  /* and how they leaned, times the old value's sign */
@@ -123,7 +126,8 @@ static void code_bytes(struct state *state, uint64_t place, size_t count, bool f
 }
 
 /* A 32-bit number; `last` is the one of its kind before it. */
-static int32_t code_value(struct state *state, unsigned kind, unsigned context, int32_t last, int32_t value) {
+static int32_t code_value(struct state *state, unsigned kind, unsigned context, unsigned side, int32_t last,
+                          int32_t value) {
   struct eb_number_model model = {.count = VALUE_MODELS,
                       .mixers = state->value_mixer[kind],
                       .classes = EB_NUMBER_CLASSES_MAX,
@@ -131,6 +135,7 @@ static int32_t code_value(struct state *state, unsigned kind, unsigned context, 
   model.row[0] = state->value[kind][0][0];
   model.row[1] = state->value[kind][1][least(eb_size_class(eb_magnitude(last)), 31) * 2 + (last < 0)];
   model.row[2] = state->value[kind][2][context % VALUE_CONTEXTS];
+  model.row[3] = state->value[kind][3][side % VALUE_CONTEXTS];
   return eb_number_code(&state->predictor, &model, value);
 }
 
@@ -145,15 +150,18 @@ static uint32_t from_ordered(uint32_t order) {
 
 /* The difference of two words: 0, or an odd number times a power of two, because an update moves biases and multipliers in
  * steps. */
-static uint32_t code_difference(struct state *state, struct words *words, uint32_t difference) {
+static uint32_t code_difference(struct state *state, struct words *words, size_t place, uint32_t difference) {
+  unsigned side = state->side[place];
   int32_t fine = difference ? 1 + __builtin_ctz(difference) : 0, step = 0;
   if (difference) {
     int32_t odd = (int32_t)difference >> (fine - 1);
     step = odd < 0 ? (odd - 1) / 2 : (odd + 1) / 2; /* 1, 3, 5 are 1, 2, 3 */
   }
-  fine = words->fine = code_value(state, words->kind, 0, words->fine, fine);
+  fine = words->fine = code_value(state, words->kind, 0, side, words->fine, fine);
+  state->change[place] = 0;
   if (!fine) return 0;
-  step = words->step = code_value(state, words->kind + 1, (unsigned)fine, words->step, step);
+  step = words->step = code_value(state, words->kind + 1, (unsigned)fine, side, words->step, step);
+  state->change[place] = (uint8_t)(1 + least(eb_size_class(eb_magnitude(step)), 15) * 2 + (step < 0));
   uint32_t odd = 2u * (uint32_t)step + (step < 0 ? 1u : UINT32_MAX);
   return odd << ((unsigned)(fine - 1) & 31);
 }
@@ -166,10 +174,15 @@ static void code_words(struct state *state, struct words *words, size_t count) {
       before = ordered(before);
       after = ordered(after);
     }
-    after = before + code_difference(state, words, after - before);
+    after = before + code_difference(state, words, i, after - before);
     state->after.word[i] = floats ? from_ordered(after) : after;
   }
 }
+
+/* The tensors of space 1 on both sides of one; NULL: none. */
+struct neighbours {
+  const struct eb_plan_tensor *last, *next;
+};
 
 static eb_status read_old(const struct run *run, uint64_t offset, size_t size) {
   bool read = run->io->get_old(run->io->context, offset, &run->state->before, size, run->error);
@@ -215,7 +228,24 @@ static bool is_words(eb_dtype dtype) {
   return dtype == EB_F32 || dtype == EB_I32 || dtype == EB_I64;
 }
 
-static eb_status code_tensor(const struct run *run, const struct eb_plan_tensor *tensor) {
+/* Of biases: how large the multiplier is that stands behind them, in halves of octaves; of multipliers: how the biases in
+ * front of them changed. Nothing where there is no such pair, or it does not fit. */
+static eb_status look_aside(const struct run *run, const struct eb_plan_tensor *tensor, const struct neighbours *beside) {
+  struct state *state = run->state;
+  const struct eb_plan_tensor *last = beside->last, *next = beside->next;
+  memset(state->side, 0, sizeof state->side);
+  if (tensor->bytes > CHUNK) return EB_OK;
+  if (tensor->dtype == EB_F32 && last && last->dtype == EB_I32 && last->bytes == tensor->bytes) {
+    memcpy(state->side, state->change, sizeof state->side);
+  }
+  if (tensor->dtype != EB_I32 || !next || next->dtype != EB_F32 || next->bytes != tensor->bytes) return EB_OK;
+  eb_status status = read_old(run, next->offset, (size_t)next->bytes);
+  for (size_t i = 0; !status && i < next->bytes / 4; i++) state->side[i] = state->before.word[i] >> 22 & 63;
+  return status;
+}
+
+static eb_status code_tensor(const struct run *run, const struct eb_plan_tensor *tensor,
+                             const struct neighbours *beside) {
   struct facts facts = {0};
   struct words words = {.kind = tensor->dtype == EB_F32 ? KIND_FLOAT_FINE : KIND_FINE};
   eb_status status = run->io->get_new ? look(run, tensor, &facts) : EB_OK;
@@ -223,6 +253,8 @@ static eb_status code_tensor(const struct run *run, const struct eb_plan_tensor 
   facts.same = code_flag(run->state, 0, facts.same);
   if (!facts.same && !is_words(tensor->dtype)) facts.fresh = code_flag(run->state, 1, facts.fresh);
   memset(run->state->byte[0][0], 0, sizeof run->state->byte[0][0]);
+  if (!facts.same && is_words(tensor->dtype)) status = look_aside(run, tensor, beside);
+  if (facts.same) memset(run->state->change, 0, sizeof run->state->change);
   for (uint64_t at = 0; at < tensor->bytes && !status; at += CHUNK) {
     size_t count = tensor->bytes - at < CHUNK ? (size_t)(tensor->bytes - at) : CHUNK;
     status = read_old(run, tensor->offset + at, count);
@@ -258,22 +290,38 @@ static void open_state(struct state *state, struct eb_bit_coder coder) {
   eb_mixers_open(state->value_mixer[0], sizeof state->value_mixer / sizeof(struct eb_mixer), VALUE_MODELS);
 }
 
+/* The next tensor of space 1 from `index` on; false when there is none. */
+static bool find_tensor(const struct eb_plan *plan, uint32_t *index, struct eb_plan_tensor *tensor) {
+  for (; *index < plan->tensor_count; ++*index) {
+    *tensor = eb_plan_tensor(plan, *index);
+    if (tensor->in_weights) return true;
+  }
+  return false;
+}
+
 eb_status eb_coded_weights(void *memory, struct eb_bit_coder coder, const struct eb_plan *plan,
                            const struct eb_coded_io *io, eb_error *error) {
   struct run run = {.state = memory, .io = io, .error = error};
-  open_state(run.state, coder);
+  struct eb_plan_tensor last = {0}, tensor = {0}, next = {0};
+  uint32_t index = 0;
   uint64_t at = 0;
-  for (uint32_t i = 0; i < plan->tensor_count; i++) {
-    struct eb_plan_tensor tensor = eb_plan_tensor(plan, i);
-    if (!tensor.in_weights) continue;
+  open_state(run.state, coder);
+  bool found = find_tensor(plan, &index, &tensor);
+  for (bool first = true; found; first = false) {
+    index++;
+    bool more = find_tensor(plan, &index, &next);
     if (tensor.offset < at) {
       return eb_fail(error, EB_REFUSED, "the compiler and this runtime disagree; compile the recipe again",
-                     "plan.bin: tensor %u of weights.bin is not behind the one before it", i);
+                     "plan.bin: a tensor of weights.bin is not behind the one before it");
     }
+    struct neighbours beside = {first ? NULL : &last, more ? &next : NULL};
     eb_status status = put_gap(&run, tensor.offset - at);
-    if (!status) status = code_tensor(&run, &tensor);
+    if (!status) status = code_tensor(&run, &tensor, &beside);
     if (status) return status;
     at = tensor.offset + tensor.bytes;
+    last = tensor;
+    tensor = next;
+    found = more;
   }
   return put_gap(&run, plan->weights_bytes - at);
 }

@@ -52,8 +52,8 @@ def publish(
 
 @dataclass
 class Server:
-    """What the server is told to do wrong, and what it saw. Every answer takes the next of `faults`: 0, a status code, or
-    -n where the line breaks after n bytes of the body.
+    """What the server is told to do wrong, and what it saw. Every answer takes the next of `faults`: 0, a status
+    code, or -n where the line breaks after n bytes of the body.
     """
 
     url: str
