@@ -6,6 +6,7 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "date.h"
 #include "feed.h"
 #include "follow.h"
 #include "supervise.h"
@@ -17,9 +18,8 @@
 /* The store, and the keys that it is used with. */
 struct opened {
   struct eb_store store;
-  char path[EB_PATH_MAX];
-  uint8_t buffer[EB_TRUST_BYTES_MAX + 1];
-  eb_bytes trust;
+  char path[EB_PATH_MAX]; /* of the trust file; empty: none is given */
+  struct eb_keys keys;
 };
 
 const char *eb_store_path(const struct eb_options *options) {
@@ -28,8 +28,10 @@ const char *eb_store_path(const struct eb_options *options) {
 }
 
 static eb_status read_trust(const struct eb_commands *commands, struct opened *opened, eb_error *error) {
-  eb_status status = eb_trust_file_find(commands->options->trust, opened->path, error);
-  return status ? status : eb_trust_file_read(opened->path, opened->buffer, &opened->trust, error);
+  eb_trust_file_find(commands->options->trust, opened->path);
+  opened->keys.is_given = opened->path[0] != 0;
+  if (!opened->keys.is_given) return EB_OK;
+  return eb_trust_file_read(opened->path, opened->keys.given, &opened->keys.given_size, error);
 }
 
 static void print_members(struct eb_json *out, const struct eb_head *head) {
@@ -76,8 +78,8 @@ static eb_status install(struct eb_commands *commands, struct opened *opened, eb
   if (!status) status = eb_store_lock(&opened->store, error);
   if (!status) status = eb_install_open(&work, error);
   if (status) return status;
-  work.trust = opened->trust;
-  work.trust_path = opened->path;
+  work.keys = &opened->keys;
+  work.trust_path = opened->path[0] ? opened->path : NULL;
   eb_feed feed = eb_feed_of_fd(fd);
   status = eb_install_feed(&work, &feed, error);
   if (fd != STDIN_FILENO) close(fd);
@@ -111,9 +113,10 @@ static eb_status verify_release(struct opened *opened, const char *id, eb_error 
   eb_feed feed;
   eb_model *model;
   int fd;
-  eb_status status = eb_store_head_feed(&opened->store, id, &fd, &feed, error);
+  eb_status status = eb_keys_to_run(&opened->store, &opened->keys, id, error);
+  if (!status) status = eb_store_head_feed(&opened->store, id, &fd, &feed, error);
   if (status) return status;
-  status = eb_verify(&feed, &files, opened->trust, &model, error);
+  status = eb_verify(&feed, &files, opened->keys.file, &model, error);
   close(fd);
   if (!status) eb_free(model);
   return status;
@@ -267,6 +270,19 @@ static eb_status check_wanted(const struct eb_commands *commands, const struct o
                  wanted, opened->store.path);
 }
 
+/* The time floor, where there is one. */
+static void print_floor(const struct eb_commands *commands, const struct opened *opened) {
+  uint32_t floor;
+  char date[11];
+  bool known = eb_keys_floor(&opened->store, &floor, NULL) == EB_OK && floor;
+  if (known) eb_date_text(floor, date);
+  if (commands->options->json) {
+    eb_json_print(commands->out, ",\"time_floor\":%s%s%s", known ? "\"" : "null", known ? date : "", known ? "\"" : "");
+  } else if (known) {
+    eb_json_print(commands->out, ", time floor %s", date);
+  }
+}
+
 static eb_status print_status(const struct eb_commands *commands, const struct opened *opened, struct row *row,
                               eb_error *error) {
   struct eb_json *out = commands->out;
@@ -276,6 +292,7 @@ static eb_status print_status(const struct eb_commands *commands, const struct o
   if (commands->options->json) {
     eb_json_print(out, "{\"store\":");
     eb_json_string(out, opened->store.path);
+    print_floor(commands, opened);
     eb_json_print(out, ",\"blobs\":%u,\"bytes\":%llu,\"functions\":[", blobs.count, (unsigned long long)blobs.bytes);
     status = print_rows(commands, opened, row, error);
     eb_json_print(out, "]}\n");
@@ -284,7 +301,9 @@ static eb_status print_status(const struct eb_commands *commands, const struct o
   eb_json_print(out, "%-20s %-12s %7s %-16s %-9s %7s %7s %3s %-12s %-12s %s\n", "NAME", "VERSION", "RELEASE", "TARGET",
                 "CONFIRMED", "CRASHES", "FLOOR", "BAD", "CURRENT", "PREVIOUS", "SIGNER");
   status = print_rows(commands, opened, row, error);
-  eb_json_print(out, "%u blobs, %llu bytes\n", blobs.count, (unsigned long long)blobs.bytes);
+  eb_json_print(out, "%u blobs, %llu bytes", blobs.count, (unsigned long long)blobs.bytes);
+  print_floor(commands, opened);
+  eb_json_print(out, "\n");
   return status;
 }
 
@@ -320,8 +339,10 @@ static eb_status make_arguments(const struct eb_commands *commands, const struct
   argv[count++] = "edgebuild-run";
   argv[count++] = "--store";
   argv[count++] = opened->store.path;
-  argv[count++] = "--trust";
-  argv[count++] = opened->path;
+  if (opened->path[0]) {
+    argv[count++] = "--trust";
+    argv[count++] = opened->path;
+  }
   for (int i = 2; i < commands->argc; i++) {
     if (i != commands->options->operand_index) argv[count++] = commands->argv[i];
   }
@@ -337,7 +358,7 @@ static eb_status run(struct eb_commands *commands, struct opened *opened, eb_err
   if (status) return status;
   struct eb_supervise supervise = {.store = &opened->store,
                                    .name = commands->options->operand,
-                                   .trust = opened->trust,
+                                   .keys = &opened->keys,
                                    .cpu = &commands->cpu,
                                    .argv = argv,
                                    .rolled_back = tell_rollback,

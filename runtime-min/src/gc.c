@@ -3,6 +3,8 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "keys.h"
+
 /* Digests that are needed, in a table with open addresses: they are random already. */
 struct digests {
   struct eb_arena memory;
@@ -17,6 +19,7 @@ struct sweep {
   struct digests needed; /* by releases: files, and the releases themselves */
   size_t count;          /* of digests, before the table is there */
   bool counting;
+  bool older_keys; /* a release is signed by a key that the newest trust file does not list */
   bool removed;
 };
 
@@ -66,10 +69,12 @@ static eb_status need_release(struct sweep *sweep, const char *id, eb_error *err
   eb_status status = eb_store_head(sweep->store, id, sweep->head, error);
   if (!status) status = eb_head_parse(sweep->head, error);
   if (status == EB_IO) return status;
-  for (uint32_t i = 0; !status && i < sweep->head->manifest.file_count; i++) {
-    need(sweep, sweep->head->manifest.file[i].sha256);
-  }
-  return EB_OK;
+  if (status) return EB_OK;
+  for (uint32_t i = 0; i < sweep->head->manifest.file_count; i++) need(sweep, sweep->head->manifest.file[i].sha256);
+  bool listed;
+  status = eb_keys_lists(sweep->store, sweep->head->signer, &listed, error);
+  sweep->older_keys |= !listed;
+  return status;
 }
 
 static eb_status need_state(void *context, const char *name, eb_error *error) {
@@ -111,7 +116,7 @@ static eb_status remove_file(struct sweep *sweep, const struct eb_folder *folder
   eb_status status = size_of(folder, name, &size, error);
   if (!status) status = eb_disk_remove(folder, name, error);
   if (status) return status;
-  sweep->result->bytes += folder == &sweep->store->releases ? 0 : size;
+  sweep->result->bytes += folder == &sweep->store->blobs || folder == &sweep->store->partial ? size : 0;
   sweep->removed = true;
   return EB_OK;
 }
@@ -141,6 +146,11 @@ static eb_status sweep_partial(void *context, const char *name, eb_error *error)
   return remove_file(sweep, &sweep->store->partial, name, error);
 }
 
+static eb_status sweep_trust(void *context, const char *name, eb_error *error) {
+  struct sweep *sweep = context;
+  return sweep->older_keys ? EB_OK : remove_file(sweep, &sweep->store->trusts, name, error);
+}
+
 static eb_status sweep_folder(struct sweep *sweep, const struct eb_folder *folder,
                               eb_status (*visit)(void *, const char *, eb_error *), eb_error *error) {
   sweep->removed = false;
@@ -159,6 +169,7 @@ eb_status eb_gc(struct eb_store *store, struct eb_gc_result *result, eb_error *e
   if (!status) status = sweep_folder(&sweep, &store->releases, sweep_release, error);
   if (!status) status = sweep_folder(&sweep, &store->blobs, sweep_blob, error);
   if (!status) status = sweep_folder(&sweep, &store->partial, sweep_partial, error);
+  if (!status) status = sweep_folder(&sweep, &store->trusts, sweep_trust, error);
   eb_arena_close(&sweep.needed.memory);
   eb_arena_close(&memory);
   return status;

@@ -90,14 +90,18 @@ static eb_status check_room(const struct eb_install *install, eb_error *error) {
 eb_status eb_install_begin(struct eb_install *install, eb_error *error) {
   struct eb_head *head = install->head;
   install->head_size = eb_head_bytes(head, install->head_bytes);
-  eb_status status = eb_head_verify(head, install->trust, error);
+  eb_status status = eb_keys_to_install(install->store, install->keys, error);
+  if (!status) status = eb_head_verify(head, install->keys->file, error);
   if (!status) status = eb_manifest_fits(&head->manifest, install->cpu, error);
   if (!status) status = eb_store_state(install->store, head->manifest.name, &install->state, &install->found, error);
   if (status) return status;
   install->current = install->found && strcmp(install->state.current, head->id) == 0;
   status = check_state(install, error);
   if (!status) status = check_complete(install, error);
-  return status || install->complete ? status : check_room(install, error);
+  if (status || install->complete) return status;
+  /* A device keeps what it has, and may mend it. */
+  if (!install->current) status = eb_keys_expiry(install->store, install->keys, &head->manifest, error);
+  return status ? status : check_room(install, error);
 }
 
 /* Hashes the first `size` bytes of what has arrived before; a rest that is no whole block is cut off. */
@@ -243,9 +247,11 @@ static eb_status put_state(struct eb_install *install, eb_error *error) {
 
 eb_status eb_install_commit(struct eb_install *install, eb_error *error) {
   eb_status status = put_head(install, error);
-  if (install->complete) return status;
+  if (!status && install->complete)
+    return eb_keys_accept(install->store, install->keys, &install->head->manifest, error);
   if (!status) status = eb_canary(install->store, install->head, install->trust_path, install->cpu, error);
   if (status == EB_CHECK) mark_bad(install);
+  if (!status) status = eb_keys_accept(install->store, install->keys, &install->head->manifest, error);
   if (!status) status = put_state(install, error);
   /* The release is installed, whether or not what is old can be removed now. */
   if (!status) eb_gc(install->store, &install->removed, &install->warning);

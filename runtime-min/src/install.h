@@ -7,11 +7,11 @@
 #define EB_INSTALL_H
 
 #include "gc.h"
-#include "store.h"
+#include "keys.h"
 
 struct eb_install {
   struct eb_store *store; /* locked */
-  eb_bytes trust;
+  struct eb_keys *keys;   /* given was read */
   const char *trust_path; /* for the canary; NULL: the store's */
   const struct eb_cpu *cpu;
   struct eb_head *head;
@@ -38,7 +38,7 @@ struct eb_install {
   eb_error warning; /* why nothing was removed */
 };
 
-/* Gets the memory; `install` has store, trust, trust_path and cpu. Needs eb_install_close after a failure too. */
+/* Gets the memory; `install` has store, keys, trust_path and cpu. Needs eb_install_close after a failure too. */
 eb_status eb_install_open(struct eb_install *install, eb_error *error);
 void eb_install_close(struct eb_install *install);
 

@@ -11,8 +11,8 @@
 #include "commands.h"
 #include "cpu.h"
 #include "feed.h"
+#include "keys.h"
 #include "runner.h"
-#include "store.h"
 #include "trust_file.h"
 
 #define DEFAULT_THREADS_MAX 4
@@ -117,42 +117,44 @@ static eb_status load_from(const struct eb_options *options, const eb_feed *feed
                          : eb_load(feed, files, trust, threads, options->check, model, error);
 }
 
-static eb_status load_bundle(const struct eb_options *options, eb_bytes trust, eb_model **model, uint32_t threads,
+static eb_status load_bundle(const struct eb_options *options, struct eb_keys *keys, eb_model **model, uint32_t threads,
                              eb_error *error) {
   int fd;
+  if (!keys->is_given) return eb_trust_file_missing(error);
   eb_status status = open_bundle(options->operand, &fd, error);
   if (status) return status;
   eb_feed feed = eb_feed_of_fd(fd);
-  status = load_from(options, &feed, NULL, trust, model, threads, error);
+  status = load_from(options, &feed, NULL, (eb_bytes){keys->given, keys->given_size}, model, threads, error);
   close(fd);
   return status;
 }
 
-static eb_status load_release(const struct eb_options *options, eb_bytes trust, eb_model **model, uint32_t threads,
-                              eb_error *error) {
+static eb_status load_release(const struct eb_options *options, struct eb_keys *keys, eb_model **model,
+                              uint32_t threads, eb_error *error) {
   struct eb_store store;
   struct eb_cpu cpu;
   eb_feed feed;
   int fd = -1;
   eb_cpu_detect(&cpu);
   eb_status status = eb_store_open(&store, eb_store_path(options), false, &cpu, error);
+  if (!status) status = eb_keys_to_run(&store, keys, options->release, error);
   if (!status) status = eb_store_head_feed(&store, options->release, &fd, &feed, error);
   eb_files files = eb_store_files(&store, options->release);
-  if (!status) status = load_from(options, &feed, &files, trust, model, threads, error);
+  if (!status) status = load_from(options, &feed, &files, keys->file, model, threads, error);
   if (fd >= 0) close(fd);
   eb_store_close(&store);
   return status;
 }
 
 static eb_status run_bundle(const struct eb_options *options, eb_error *error) {
-  static uint8_t trust_buffer[EB_TRUST_BYTES_MAX + 1];
+  static struct eb_keys keys;
   char path[EB_PATH_MAX];
   uint32_t threads = thread_count(options);
-  eb_bytes trust;
   eb_model *model;
-  eb_status status = eb_trust_file_find(options->trust, path, error);
-  if (!status) status = eb_trust_file_read(path, trust_buffer, &trust, error);
-  if (!status) status = (options->release ? load_release : load_bundle)(options, trust, &model, threads, error);
+  eb_trust_file_find(options->trust, path);
+  keys.is_given = path[0] != 0;
+  eb_status status = keys.is_given ? eb_trust_file_read(path, keys.given, &keys.given_size, error) : EB_OK;
+  if (!status) status = (options->release ? load_release : load_bundle)(options, &keys, &model, threads, error);
   if (status || options->verify) return status;
   status = options->check ? run_check(options, model, error) : run_frames(options, model, threads, error);
   eb_free(model);

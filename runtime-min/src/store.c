@@ -13,6 +13,7 @@ const struct eb_store eb_store_closed = {
     .partial = {.fd = -1},
     .releases = {.fd = -1},
     .functions = {.fd = -1},
+    .trusts = {.fd = -1},
     .lock = -1,
     .state_lock = -1,
 };
@@ -26,6 +27,7 @@ eb_status eb_store_open(struct eb_store *store, const char *path, bool make, con
   if (!status) status = eb_disk_folder(&store->root, "blobs", make, &store->blobs, error);
   if (!status) status = eb_disk_folder(&store->root, "partial", make, &store->partial, error);
   if (!status) status = eb_disk_folder(&store->root, "releases", make, &store->releases, error);
+  if (!status) status = eb_disk_folder(&store->root, "trusts", make, &store->trusts, error);
   return status ? status : eb_disk_folder(&store->root, "functions", make, &store->functions, error);
 }
 
@@ -35,6 +37,7 @@ void eb_store_close(struct eb_store *store) {
   eb_disk_close(&store->partial);
   eb_disk_close(&store->releases);
   eb_disk_close(&store->functions);
+  eb_disk_close(&store->trusts);
   if (store->lock >= 0) close(store->lock);
   if (store->state_lock >= 0) close(store->state_lock);
   store->lock = store->state_lock = -1;
@@ -57,6 +60,7 @@ eb_status eb_store_lock(struct eb_store *store, eb_error *error) {
   eb_status status = eb_disk_lock(&store->root, "lock", &store->lock, error);
   if (!status) status = eb_disk_list(&store->root, remove_unfinished, &store->root, error);
   if (!status) status = eb_disk_list(&store->releases, remove_unfinished, &store->releases, error);
+  if (!status) status = eb_disk_list(&store->trusts, remove_unfinished, &store->trusts, error);
   if (!status) status = begin_state(store, error);
   if (status) return status;
   status = eb_disk_list(&store->functions, remove_unfinished, &store->functions, error);

@@ -7,7 +7,7 @@
 
 struct eb_store {
   const char *path;
-  struct eb_folder root, blobs, partial, releases, functions;
+  struct eb_folder root, blobs, partial, releases, functions, trusts;
   int lock;       /* of who installs or removes; -1: not held */
   int state_lock; /* of who changes a state */
   bool accelerated;

@@ -130,7 +130,8 @@ static eb_status open_release(struct eb_supervise *run, struct attempt *attempt,
   struct eb_head *head = eb_arena_take(&memory, sizeof *head);
   status = eb_store_head(run->store, attempt->id, head, error);
   *damaged = status == EB_REFUSED || status == EB_IO;
-  if (!status) status = eb_head_verify(head, run->trust, error);
+  if (!status) status = eb_keys_to_run(run->store, run->keys, attempt->id, error);
+  if (!status) status = eb_head_verify(head, run->keys->file, error);
   if (!status) status = eb_manifest_fits(&head->manifest, run->cpu, error);
   if (!status) {
     status = eb_launch_open(run->store, head, run->cpu, &attempt->runtime, error);

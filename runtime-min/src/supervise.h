@@ -3,12 +3,12 @@
 #ifndef EB_SUPERVISE_H
 #define EB_SUPERVISE_H
 
-#include "store.h"
+#include "keys.h"
 
 struct eb_supervise {
   struct eb_store *store;
   const char *name;
-  eb_bytes trust;
+  struct eb_keys *keys; /* given was read */
   const struct eb_cpu *cpu;
   /* The runtime's arguments, ended by NULL, with room for EB_SUPERVISE_ARGUMENTS more and the NULL. */
   const char **argv;

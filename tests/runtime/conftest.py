@@ -4,6 +4,7 @@ from pathlib import Path
 import pytest
 import tiny
 from machine import FUZZERS, HOST, QEMU_AARCH64, QEMU_RISCV64, Machine
+from store import Release, Store, release
 
 from edgebuild.stages.runtime import build_runtime, runtime_binary, sanitized_build
 
@@ -50,3 +51,27 @@ def program(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., bytes]:
 def bundle(program: Callable[..., bytes]) -> tiny.Bundle:
     """The untouched bundle for this machine."""
     return tiny.Bundle(program(), arch=HOST)
+
+
+@pytest.fixture(scope="session")
+def runtime() -> bytes:
+    """The release build for this machine."""
+    return runtime_binary(f"{HOST}-linux-gnu").read_bytes()
+
+
+@pytest.fixture
+def store(sanitized: Path, tmp_path: Path) -> Store:
+    """An empty store, for the build with ASan and UBSan."""
+    return Store(sanitized / "edgebuild-run", tmp_path)
+
+
+@pytest.fixture
+def fast(tmp_path: Path) -> Store:
+    """The same for the release build."""
+    return Store(runtime_binary(f"{HOST}-linux-gnu"), tmp_path)
+
+
+@pytest.fixture
+def make(bundle: tiny.Bundle, runtime: bytes) -> Release:
+    """Bytes of release `number`; keyword arguments as tiny.Bundle's."""
+    return lambda number, own=runtime, **changes: release(bundle, number, own, **changes).build()

@@ -4,11 +4,13 @@ import hashlib
 import json
 import os
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import tiny
+
+Release = Callable[..., bytes]
 
 # A runtime that passes any canary and then does what the test wants.
 SCRIPT = b'#!/bin/sh\ncase "$*" in *--check*) exit 0 ;; esac\n'
@@ -33,6 +35,9 @@ class Store:
             path.write_bytes(tiny.KEY.trust)
         return path
 
+    def frames(self) -> Path:
+        return self.write("frames.npy", tiny.npy(tiny.golden_frames()))
+
     def write(self, name: str, data: bytes) -> Path:
         path = self.folder / name
         path.write_bytes(data)
@@ -47,7 +52,8 @@ class Store:
 
     def run(self, *arguments: object, **options: object) -> "subprocess.CompletedProcess[str]":
         defaults: dict[str, object] = {"capture_output": True, "text": True, "timeout": 120, "env": self._environment()}
-        return subprocess.run(self.command(*arguments), check=False, **(defaults | options))  # type: ignore[call-overload, no-any-return]
+        command = options.pop("command", None) or self.command(*arguments)
+        return subprocess.run(command, check=False, **(defaults | options))  # type: ignore[call-overload, no-any-return]
 
     def _environment(self) -> dict[str, str]:
         return {"PATH": os.environ["PATH"], "HOME": str(self.folder), **self.environment}
@@ -92,3 +98,16 @@ def release(bundle: tiny.Bundle, number: int, runtime: bytes, **changes: object)
     edits = [("release 1\n", f"release {number}\n"), ("version 1.0.0", f"version 1.0.{number}")]
     edits += changes.pop("edits", ())  # type: ignore[arg-type]
     return bundle.but(golden=golden, edits=tuple(edits), **changes)
+
+
+def identity(bundle: bytes) -> str:
+    size = int(bundle[124:135], 8)
+    return hashlib.sha256(bundle[512 : 512 + size]).hexdigest()
+
+
+def gives_results(store: Store, name: str = "tiny") -> "subprocess.CompletedProcess[str]":
+    done = store.run("run", name, "--input", store.frames())
+    assert done.returncode == 0, done.stderr
+    totals = [json.loads(line)["outputs"]["total"] for line in done.stdout.splitlines()]
+    assert totals == tiny.reference(tiny.golden_frames())["total"].tolist()
+    return done

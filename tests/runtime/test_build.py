@@ -30,7 +30,7 @@ LAYERS = (
     {"engine"},
     {"disk", "state"},
     {"store"},
-    {"launch", "gc"},
+    {"launch", "gc", "keys"},
     {"canary"},
     {"install", "supervise"},
     {"install_delta"},

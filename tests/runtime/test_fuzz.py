@@ -48,6 +48,11 @@ def delta_seeds() -> Iterator[bytes]:
         )
 
 
+def state_text(more: str) -> bytes:
+    first = f"edgebuild-state 1\ntarget test\nfloor 3\ncurrent {'0' * 64}\nconfirmed yes\ncrashes 2\n"
+    return (first + more).encode()
+
+
 def seeds(bundle: tiny.Bundle) -> dict[str, list[bytes]]:
     """What each fuzzer starts from: inputs that are accepted."""
     trust, manifest = tiny.KEY.trust, bundle.manifest()
@@ -67,6 +72,11 @@ def seeds(bundle: tiny.Bundle) -> dict[str, list[bytes]]:
         "bundle": [head + bundle.build()],
         "delta": list(delta_seeds()),
         "index": [published.index(bundle.build()), published.index(bundle.build(), [(bundle.build(), b"delta")])],
+        "state": [
+            b"\0" + state_text(""),
+            b"\0" + state_text(f"previous {'1' * 64}\n" + "".join(f"bad {i:064x}\n" for i in range(16))),
+            b"\1" + tiny.member("manifest", manifest) + tiny.member("manifest.minisig", signed),
+        ],
         "plan": [bundle.plan],
         "npy": [tiny.npy(np.zeros((2, 3), np.float32)), tiny.npy(np.zeros((4, 2, 3), np.float32))],
         "y4m": [

@@ -4,61 +4,15 @@ import hashlib
 import json
 import signal
 import subprocess
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import tiny
 from machine import HOST
-from store import SCRIPT, Store, release
-
-from edgebuild.stages.runtime import runtime_binary
+from store import SCRIPT, Release, Store, gives_results, identity, release
 
 OK, INPUT, REFUSED, CHECK, UNSUPPORTED, IO = range(6)
 CRASH = SCRIPT + b"kill -SEGV $$\n"
-
-Release = Callable[..., bytes]
-
-
-@pytest.fixture(scope="session")
-def runtime() -> bytes:
-    """The release build for this machine."""
-    return runtime_binary(f"{HOST}-linux-gnu").read_bytes()
-
-
-@pytest.fixture
-def store(sanitized: Path, tmp_path: Path) -> Store:
-    """An empty store, for the build with ASan and UBSan."""
-    return Store(sanitized / "edgebuild-run", tmp_path)
-
-
-@pytest.fixture
-def fast(tmp_path: Path) -> Store:
-    """The same for the release build."""
-    return Store(runtime_binary(f"{HOST}-linux-gnu"), tmp_path)
-
-
-@pytest.fixture
-def make(bundle: tiny.Bundle, runtime: bytes) -> Release:
-    """Bytes of release `number`; keyword arguments as tiny.Bundle's."""
-    return lambda number, own=runtime, **changes: release(bundle, number, own, **changes).build()
-
-
-def identity(bundle: bytes) -> str:
-    size = int(bundle[124:135], 8)
-    return hashlib.sha256(bundle[512 : 512 + size]).hexdigest()
-
-
-def frames(store: Store) -> Path:
-    return store.write("frames.npy", tiny.npy(tiny.golden_frames()))
-
-
-def gives_results(store: Store, name: str = "tiny") -> "subprocess.CompletedProcess[str]":
-    done = store.run("run", name, "--input", frames(store))
-    assert done.returncode == OK, done.stderr
-    totals = [json.loads(line)["outputs"]["total"] for line in done.stdout.splitlines()]
-    assert totals == tiny.reference(tiny.golden_frames())["total"].tolist()
-    return done
 
 
 def wrong_golden() -> dict[str, bytes]:
@@ -137,7 +91,7 @@ def test_a_damaged_file_is_written_again(store: Store, make: Release, bundle: ti
     blob = store.path / "blobs" / hashlib.sha256(bundle.weights).hexdigest()
     blob.chmod(0o600)
     blob.write_bytes(bytes(len(bundle.weights)))
-    done = store.run("run", "tiny", "--input", frames(store))
+    done = store.run("run", "tiny", "--input", store.frames())
     assert (done.returncode, done.stdout) == (REFUSED, "")
     assert "weights.bin is not the one that was signed" in done.stderr
     said = store.install(make(1))
@@ -276,7 +230,7 @@ def test_three_crashes_roll_back(store: Store, make: Release) -> None:
     gives_results(store)
     store.install(make(2, CRASH))
     for crashes in (1, 2):
-        assert store.run("run", "tiny", "--input", frames(store)).returncode == 128 + signal.SIGSEGV
+        assert store.run("run", "tiny", "--input", store.frames()).returncode == 128 + signal.SIGSEGV
         assert store.status()["crashes"] == crashes
     done = gives_results(store)
     assert "crashed 3 times in a row; back to release " + identity(make(1))[:12] in done.stderr
@@ -291,7 +245,7 @@ def test_three_starts_that_a_power_cut_ended(store: Store, make: Release) -> Non
     store.install(make(1))
     store.install(make(2, SCRIPT + b"kill -KILL $PPID\nsleep 9\n"))
     for crashes in (1, 2, 3):
-        assert store.run("run", "tiny", "--input", frames(store)).returncode == -signal.SIGKILL
+        assert store.run("run", "tiny", "--input", store.frames()).returncode == -signal.SIGKILL
         assert store.status()["crashes"] == crashes
     gives_results(store)
     assert store.status()["id"] == identity(make(1))
@@ -300,7 +254,7 @@ def test_three_starts_that_a_power_cut_ended(store: Store, make: Release) -> Non
 def test_crashes_without_a_previous_release(store: Store, make: Release) -> None:
     store.install(make(1, CRASH))
     for crashes in (1, 2, 3, 3):
-        assert store.run("run", "tiny", "--input", frames(store)).returncode == 128 + signal.SIGSEGV
+        assert store.run("run", "tiny", "--input", store.frames()).returncode == 128 + signal.SIGSEGV
         assert store.status()["crashes"] == crashes
 
 
@@ -314,7 +268,7 @@ def test_a_confirmed_release_that_crashes(store: Store, make: Release) -> None:
 
     def start(failing: bool) -> int:
         (store.folder / "fail").touch() if failing else (store.folder / "fail").unlink(missing_ok=True)
-        return store.run("run", "tiny", "--input", frames(store)).returncode
+        return store.run("run", "tiny", "--input", store.frames()).returncode
 
     assert start(failing=False) == result
     assert store.status()["confirmed"] is True
@@ -332,7 +286,7 @@ def test_an_end_that_is_no_crash(store: Store, make: Release, ends: bytes) -> No
     store.install(make(1))
     store.install(make(2, SCRIPT + ends))
     for _ in range(4):
-        assert store.run("run", "tiny", "--input", frames(store)).returncode == int(ends[5:6])
+        assert store.run("run", "tiny", "--input", store.frames()).returncode == int(ends[5:6])
     status = store.status()
     assert (status["id"], status["crashes"], status["confirmed"]) == (identity(make(2, SCRIPT + ends)), 0, False)
 
@@ -367,7 +321,7 @@ def test_damaged_releases_count_as_crashes(store: Store, make: Release) -> None:
     store.install(make(2))
     (store.path / "releases" / identity(make(2))).unlink()
     for crashes in (1, 2):
-        done = store.run("run", "tiny", "--input", frames(store))
+        done = store.run("run", "tiny", "--input", store.frames())
         assert (done.returncode, store.status()["crashes"]) == (REFUSED, crashes)
     gives_results(store)
     assert store.status()["id"] == identity(make(1))
@@ -378,7 +332,7 @@ def test_another_trust_file_is_no_crash(store: Store, make: Release) -> None:
     store.install(make(2))
     other = store.write("other-trust", tiny.Key.new(2).trust)
     for _ in range(4):
-        command = [store.program, "run", "tiny", "--input", frames(store), "--store", store.path, "--trust", other]
+        command = [store.program, "run", "tiny", "--input", store.frames(), "--store", store.path, "--trust", other]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         assert done.returncode == REFUSED
         assert "which the trust file does not list" in done.stderr
@@ -388,12 +342,12 @@ def test_another_trust_file_is_no_crash(store: Store, make: Release) -> None:
 def test_run_passes_its_options_on(store: Store, make: Release) -> None:
     store.install(make(1))
     assert store.run("run", "tiny", "--check").stdout == "check: 3 golden samples, 4 outputs: identical\n"
-    done = store.run("run", "tiny", "--input", frames(store), "--repeat", "2", "--json")
+    done = store.run("run", "tiny", "--input", store.frames(), "--repeat", "2", "--json")
     assert json.loads(done.stderr)["runs"] == 6
     done = store.run("run", "tiny", "--input", "nowhere.npy")
     assert (done.returncode, done.stdout) == (IO, "")
     assert "cannot open nowhere.npy" in done.stderr
-    done = store.run("run", "other", "--input", frames(store))
+    done = store.run("run", "other", "--input", store.frames())
     assert done.returncode == INPUT
     assert "nothing is installed as other" in done.stderr
 

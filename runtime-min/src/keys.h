@@ -1,0 +1,41 @@
+/* Whose signatures count for a store, and what day it is (SPEC 11): what was accepted once is followed, never left. */
+#ifndef EB_KEYS_H
+#define EB_KEYS_H
+
+#include "store.h"
+
+struct eb_keys {
+  eb_bytes file; /* the trust file that counts; inside one of the buffers */
+  uint8_t given[EB_TRUST_BYTES_MAX + 1];
+  size_t given_size;
+  bool is_given;
+  uint8_t stored[EB_TRUST_BYTES_MAX + 1];
+  size_t stored_size;
+  bool is_stored;
+  uint8_t older[EB_TRUST_BYTES_MAX + 1];
+};
+
+/* For an installation. keys->given was read. A given file must follow the store's, or is older than that, which counts
+ * then. */
+eb_status eb_keys_to_install(const struct eb_store *store, struct eb_keys *keys, eb_error *error);
+
+/* To run the release `id`, which was installed: its signer is looked for in the store's trust file, or a given one that
+ * follows it, and then in those that the store accepted before. No given file keeps a release from running that the
+ * store's allows. */
+eb_status eb_keys_to_run(const struct eb_store *store, struct eb_keys *keys, const char *id, eb_error *error);
+
+/* Whether the release may be installed today. */
+eb_status eb_keys_expiry(const struct eb_store *store, const struct eb_keys *keys, const struct eb_manifest *manifest,
+                         eb_error *error);
+
+/* The release was accepted: its day and the trust file are remembered. */
+eb_status eb_keys_accept(const struct eb_store *store, const struct eb_keys *keys, const struct eb_manifest *manifest,
+                         eb_error *error);
+
+/* Whether the newest trust file of the store lists this signer, or there is none. */
+eb_status eb_keys_lists(const struct eb_store *store, const char signer[17], bool *lists, eb_error *error);
+
+/* The store's time floor; 0: none. */
+eb_status eb_keys_floor(const struct eb_store *store, uint32_t *floor, eb_error *error);
+
+#endif
