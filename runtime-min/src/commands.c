@@ -253,6 +253,7 @@ static eb_status visit_blob(void *context, const char *name, eb_error *error) {
   int fd;
   uint64_t size;
   eb_status status = eb_disk_open(blobs->folder, name, &fd, &size, error);
+  if (status == EB_REFUSED) return EB_OK;
   if (status || fd < 0) return status;
   close(fd);
   blobs->count++;

@@ -171,19 +171,24 @@ eb_status eb_disk_put(const struct eb_folder *folder, const char *name, eb_bytes
   return status;
 }
 
-eb_status eb_disk_begin(const struct eb_folder *folder, const char *name, int *fd, uint64_t *size, eb_error *error) {
+static int open_to_write(const struct eb_folder *folder, const char *name, uint64_t *size) {
   struct stat info;
-  *fd = openat(folder->fd, name, O_RDWR | O_CREAT | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC, 0600);
-  if (*fd < 0) return failed(folder, name, "write", error);
-  eb_status status = fstat(*fd, &info)        ? failed(folder, name, "open", error)
-                     : !S_ISREG(info.st_mode) ? strange(folder, name, "regular file", error)
-                                              : EB_OK;
-  if (status) {
-    close(*fd);
-    return status;
+  int fd = openat(folder->fd, name, O_RDWR | O_CREAT | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC, 0600);
+  if (fd >= 0 && fstat(fd, &info) == 0 && S_ISREG(info.st_mode)) {
+    *size = (uint64_t)info.st_size;
+    return fd;
   }
-  *size = (uint64_t)info.st_size;
-  return EB_OK;
+  if (fd >= 0) close(fd);
+  return -1;
+}
+
+eb_status eb_disk_begin(const struct eb_folder *folder, const char *name, int *fd, uint64_t *size, eb_error *error) {
+  *fd = open_to_write(folder, name, size);
+  if (*fd >= 0) return EB_OK;
+  /* What is no file, or may not be written to, is replaced by one. */
+  unlinkat(folder->fd, name, 0);
+  *fd = open_to_write(folder, name, size);
+  return *fd >= 0 ? EB_OK : failed(folder, name, "write", error);
 }
 
 eb_status eb_disk_truncate(const struct eb_folder *folder, const char *name, int fd, uint64_t size, eb_error *error) {
