@@ -395,8 +395,8 @@ static eb_status follow_once(struct eb_commands *commands, struct opened *opened
   if (!status) status = eb_store_lock(&opened->store, error);
   if (!status) status = eb_install_open(&work, error);
   if (status) return status;
-  work.trust = opened->trust;
-  work.trust_path = opened->path;
+  work.keys = &opened->keys;
+  work.trust_path = opened->path[0] ? opened->path : NULL;
   status = eb_follow_run(&follow, &work, error);
   if (!status) report_follow(commands, &follow, &work);
   eb_install_close(&work);

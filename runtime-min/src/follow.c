@@ -39,7 +39,8 @@ static eb_status read_verified(struct work *work, eb_error *error) {
   eb_status status = read_file(work, INDEX, work->text, EB_INDEX_BYTES_MAX, &work->text_size, error);
   if (!status) status = read_file(work, SIGNATURE, signature_text, sizeof signature_text, &file.size, error);
   if (!status) status = eb_signature_parse(file, &signature, error);
-  if (!status) status = eb_trust_open(work->install->trust, &trust, error);
+  if (!status) status = eb_keys_to_install(work->install->store, work->install->keys, error);
+  if (!status) status = eb_trust_open(work->install->keys->file, &trust, error);
   eb_bytes text = {work->text, work->text_size};
   return status ? status : eb_signature_verify(&signature, text, &trust, error);
 }

@@ -119,6 +119,7 @@ static eb_status hash_arrived(struct eb_install *install, uint64_t size, eb_erro
 
 static eb_status begin_file(struct eb_install *install, bool resume, uint64_t *from, eb_error *error) {
   uint64_t arrived;
+  if (install->fd >= 0) close(install->fd);
   eb_status status = eb_disk_begin(&install->store->partial, install->name, &install->fd, &arrived, error);
   if (status) return status;
   eb_sha256_begin(&install->hash, install->cpu->sha256);
@@ -176,11 +177,11 @@ eb_status eb_install_add(struct eb_install *install, const void *data, size_t si
   return status;
 }
 
-/* What is not the file is not kept: the next attempt starts from its beginning. */
-static eb_status drop_file(struct eb_install *install, eb_error *error) {
+void eb_install_drop(struct eb_install *install) {
+  if (install->fd < 0) return;
   close(install->fd);
   install->fd = -1;
-  return eb_disk_remove(&install->store->partial, install->name, error);
+  eb_disk_remove(&install->store->partial, install->name, NULL);
 }
 
 eb_status eb_install_file_end(struct eb_install *install, eb_error *error) {
@@ -192,8 +193,9 @@ eb_status eb_install_file_end(struct eb_install *install, eb_error *error) {
   install->written += install->held;
   eb_sha256_end(&install->hash, install->buffer, install->held, digest);
   if (!whole || memcmp(digest, install->file->sha256, sizeof digest) != 0) {
-    status = drop_file(install, error);
-    return status ? status : eb_archive_other_file(install->file->path, error);
+    /* The next attempt starts from the file's beginning. */
+    eb_install_drop(install);
+    return eb_archive_other_file(install->file->path, error);
   }
   status = eb_disk_finish(&install->store->partial, install->name, install->fd, &install->store->blobs, error);
   close(install->fd);

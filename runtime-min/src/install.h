@@ -54,6 +54,9 @@ eb_status eb_install_file(struct eb_install *install, uint32_t index, bool resum
 eb_status eb_install_add(struct eb_install *install, const void *data, size_t size, eb_error *error);
 eb_status eb_install_file_end(struct eb_install *install, eb_error *error);
 
+/* The file that is arriving will not go on from here. */
+void eb_install_drop(struct eb_install *install);
+
 /* All files are there: head, canary, state, and what nobody needs any more is removed. */
 eb_status eb_install_commit(struct eb_install *install, eb_error *error);
 

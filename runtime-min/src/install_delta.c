@@ -132,7 +132,10 @@ static eb_status take_file(struct update *update, uint32_t index, eb_error *erro
     return eb_fail(error, EB_REFUSED, whole, "the delta takes %s from its base, which has no such file", file->path);
   }
   status = decode(update, codec, file, error);
-  return status ? status : eb_install_file_end(install, error);
+  if (!status) return eb_install_file_end(install, error);
+  /* What a delta makes cannot be gone on with. */
+  eb_install_drop(install);
+  return status;
 }
 
 static eb_status run(struct update *update, eb_error *error) {
