@@ -272,12 +272,19 @@ static eb_status code_tensor(const struct run *run, const struct eb_plan_tensor 
   return status;
 }
 
-/* Between tensors, and behind the last one, there are zeros. */
-static eb_status put_gap(const struct run *run, uint64_t size) {
-  memset(run->state->after.byte, 0, CHUNK);
+/* Between tensors, and behind the last one, there are zeros; a file that has others there is not coded. */
+static eb_status put_gap(const struct run *run, uint64_t offset, uint64_t size) {
+  static const uint8_t zeros[64];
   eb_status status = EB_OK;
-  for (; size && !status; size -= size < CHUNK ? size : CHUNK) {
-    status = put(run, run->state->after.byte, size < CHUNK ? (size_t)size : CHUNK);
+  while (size && !status) {
+    size_t part = size < sizeof zeros ? (size_t)size : sizeof zeros;
+    status = run->io->get_new ? read_new(run, offset, part) : EB_OK;
+    if (!status && run->io->get_new && memcmp(run->state->after.byte, zeros, part) != 0) {
+      return eb_fail(run->error, EB_REFUSED, "code it otherwise", "weights.bin has bytes between its tensors");
+    }
+    if (!status) status = put(run, zeros, part);
+    offset += part;
+    size -= part;
   }
   return status;
 }
@@ -315,7 +322,7 @@ eb_status eb_coded_weights(void *memory, struct eb_bit_coder coder, const struct
                      "plan.bin: a tensor of weights.bin is not behind the one before it");
     }
     struct neighbours beside = {first ? NULL : &last, more ? &next : NULL};
-    eb_status status = put_gap(&run, tensor.offset - at);
+    eb_status status = put_gap(&run, at, tensor.offset - at);
     if (!status) status = code_tensor(&run, &tensor, &beside);
     if (status) return status;
     at = tensor.offset + tensor.bytes;
@@ -323,5 +330,5 @@ eb_status eb_coded_weights(void *memory, struct eb_bit_coder coder, const struct
     tensor = next;
     found = more;
   }
-  return put_gap(&run, plan->weights_bytes - at);
+  return put_gap(&run, at, plan->weights_bytes - at);
 }
