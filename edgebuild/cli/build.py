@@ -2,6 +2,7 @@
 
 # ruff: noqa: PLC0415 - a command imports what it needs, so that `--help` answers at once
 
+import re
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -24,6 +25,8 @@ from edgebuild.core.errors import UsageError
 
 if TYPE_CHECKING:
     from datetime import date
+
+    from edgebuild.pipeline import UpdateOf
 
 LOCK_SECONDS = 30.0
 
@@ -136,6 +139,15 @@ def compile_(
             show_default=False,
         ),
     ] = None,
+    max_delta: Annotated[
+        str | None,
+        typer.Option(
+            metavar="SIZE",
+            help="With --update-of: ship the update of highest accuracy whose delta has at most so many bytes (100KB, "
+            "1MiB).",
+            show_default=False,
+        ),
+    ] = None,
     baseline: Annotated[
         bool, typer.Option("--baseline", help="Measure ONNX Runtime INT8 in turns with the bundle.")
     ] = False,
@@ -163,7 +175,7 @@ def compile_(
         release=release or chosen.identity.release,
         made=made_day,
         expires=expiry,
-        update=None if update_of is None else pipeline.UpdateOf(update_of, release),
+        update=_update_of(update_of, max_delta, release),
     )
     chosen_signer, trusted = signer_of(key, signer, None, None)
     prepare_folder(out)
@@ -209,3 +221,25 @@ def _tuning(seconds: float | None, *, update_lock: bool) -> float:
     if update_lock and seconds == 0:
         raise UsageError("--update-lock needs time to measure", "leave out --tune 0")
     return LOCK_SECONDS if update_lock and seconds is None else seconds or 0.0
+
+
+def _update_of(bundle: Path | None, size: str | None, release: int | None) -> "UpdateOf | None":
+    from edgebuild.pipeline import UpdateOf
+
+    if bundle is None:
+        if size is not None:
+            raise UsageError("--max-delta needs the release that devices have", "add --update-of OLD.ebundle")
+        return None
+    return UpdateOf(bundle, release, None if size is None else _bytes(size))
+
+
+_UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30}
+
+
+def _bytes(size: str) -> int:
+    """`100KB`, `1.5MiB`, `4096`."""
+    found = re.fullmatch(r"(\d{1,12}(?:\.\d{1,6})?) ?([A-Za-z]*)", size)
+    if found is None or found[2] not in _UNITS or not float(found[1]):
+        units = ", ".join(filter(None, _UNITS))
+        raise UsageError(f"--max-delta {size}: is not a size", f"write a number and one of {units}: 100KB")
+    return int(float(found[1]) * _UNITS[found[2]])

@@ -6,13 +6,15 @@ from pathlib import Path
 from typing import Any
 
 from edgebuild import report
+from edgebuild.core import minisign
 from edgebuild.core.bundle import signature_key_name
 from edgebuild.core.cache import Cache
-from edgebuild.core.errors import UsageError
+from edgebuild.core.errors import CheckError, UsageError
 from edgebuild.core.lock import write_lock
 from edgebuild.core.plan import read_plan
 from edgebuild.core.signer import Signer
 from edgebuild.core.target_file import runs_here
+from edgebuild.pipeline.delta import make_delta
 from edgebuild.pipeline.entries import Built, Entry, Meta, files_in, json_bytes, model_of
 from edgebuild.pipeline.fallback import Search
 from edgebuild.pipeline.job import Job, Listener, Result
@@ -29,6 +31,10 @@ _WORTH_US = 5.0
 """And how much faster in µs: a tiny network gains nothing that anyone would see, and which precision it gets must not
 hang on the clock's noise."""
 _ROUNDS = 3
+_HEAD = 700
+"""What manifest and signature take of a delta, about."""
+_SLACK, _FITTINGS = 16, 5
+"""A signature is as long with every key, but not coded in as many bytes."""
 
 
 class Build:
@@ -39,6 +45,7 @@ class Build:
         self._job = job
         self._stages = Stages(job, listener, cache)
         self._compared: dict[str, float] = {}
+        self._most = job.update.max_delta if job.update else None
 
     def run(self, signer: Signer) -> Result:
         """What `edgebuild compile` gives."""
@@ -47,6 +54,8 @@ class Build:
             self._ingested = ingested = stages.ingest()
         with tempfile.TemporaryDirectory(prefix="edgebuild-") as folder:
             ways = Ways(stages, ingested, Path(folder))
+            if self._most is not None:
+                self._fit(ways, self._most)
             first = ways.built(stages.known_fallback())
             built = Search(ways).kept(first) if stages.old else self._faster(ways, Search(ways).met(first))
             with stages.timed("diagnose"):
@@ -57,6 +66,10 @@ class Build:
             data = sign.sign(packed.manifest, packed.files, signer)
         made = self._report(ways.meta, built)
         made |= {"signer": signature_key_name(data), "bundle_bytes": len(data), "diagnosis": diagnosis}
+        if self._most is not None:
+            made["update"] |= {"max_delta": self._most, "delta_bytes": (size := self._delta_bytes(data))}
+            if size > self._most:
+                raise _too_small(self._most, size)
         manifest = packed.manifest
         stem = f"{manifest.name}-{manifest.version}-{manifest.target}"
         basis = basis_of(built, stages.precision, stages.schedules(built.quantized))
@@ -81,9 +94,39 @@ class Build:
 
     def _before(self, meta: Meta, built: Built) -> dict[str, Any]:
         """The accuracy of the old release on the new one's samples, and of what is shipped."""
-        old = self._stages.old_accuracy(self._ingested, meta)
-        now = built.accuracy
-        return {"metric": now["metric"], "unit": now["unit"], "old": old, "float": now["float"], "shipped": now["int8"]}
+        stages, now = self._stages, built.accuracy
+        assert stages.old is not None
+        found = {"metric": now["metric"], "unit": now["unit"], "float": now["float"]}
+        found["old"] = stages.other_accuracy(stages.old.basis.model, self._ingested, meta)
+        if stages.room is not None:
+            found["new"] = stages.other_accuracy(built.quantized.read("full.onnx"), self._ingested, meta)
+        return {**found, "shipped": now["int8"]}
+
+    def _fit(self, ways: Ways, most: int) -> None:
+        """Finds how many bytes of the delta are left for values: what else is in it shows when it is made."""
+        stages = self._stages
+        if stages.precision == "float32":
+            raise UsageError(
+                "--max-delta: the old release is float32", "leave it out: only integers can be shipped in part"
+            )
+        stages.room = most - _HEAD
+        for _ in range(_FITTINGS):
+            if stages.room <= 0:
+                break
+            with stages.timed("quantize"), stages.naming_model():
+                quantized = stages.quantize(ways.ingested, ways.meta, stages.known_fallback())
+            packed = ways.packed(quantized)[1].package
+            size = self._delta_bytes(sign.sign(packed.manifest, packed.files, minisign.generate()))
+            if size <= most - _SLACK:
+                return
+            stages.room -= size - most + 2 * _SLACK
+        raise _too_small(most, most - stages.room)
+
+    def _delta_bytes(self, data: bytes) -> int:
+        """Of the delta from the old release to this bundle."""
+        old = self._stages.old
+        assert old is not None
+        return len(make_delta(old.data, data).data)
 
     def _keep(self, built: Built) -> None:
         """What was measured goes to recipe.lock, where that was asked for."""
@@ -105,6 +148,13 @@ class Build:
             stages.precision = "float32"
             return ways.built({})
         return built
+
+
+def _too_small(most: int, least: int) -> CheckError:
+    return CheckError(
+        f"--max-delta: nothing fits into {most} bytes: what is not weights takes {least}",
+        "allow more: signature, golden outputs and the handler's sources travel with every release",
+    )
 
 
 def clearly_faster(*, float32_us: float, int8_us: float) -> bool:

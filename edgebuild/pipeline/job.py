@@ -35,10 +35,13 @@ class Listener(Protocol):
 
 @dataclass(frozen=True)
 class UpdateOf:
-    """The old bundle's file, and which release counter was asked for (None: the next one)."""
+    """The old bundle's file; which release counter was asked for (None: the next one); and how many bytes the delta to
+    the new bundle may have (None: any number).
+    """
 
     bundle: Path
     release: int | None = None
+    max_delta: int | None = None
 
 
 @dataclass(frozen=True)

@@ -42,6 +42,8 @@ class Stages(Cached):
         super().__init__(job, listener, cache)
         self.tuned: dict[str, str] = {}
         self._observed: Calibrated | None = None
+        self._seen: Update | None = None
+        self.room: int | None = None
         recipe = job.recipe
         if recipe.calibration.set is None:
             raise CalibrationError(f"{recipe.name}: no calibration data", NO_CALIBRATION)
@@ -88,10 +90,14 @@ class Stages(Cached):
                 raise self._of_lock(f"{stale}: the model came quantized, and keeps the precision of each layer")
             if precision == "float32":
                 return files_in(quantize.keep_float(model))
+            if quantize.is_quantized(model) and self.old:
+                raise ModelError("the model came quantized, on a grid of its own", "compile without --update-of")
             if quantize.is_quantized(model):
                 return files_in(quantize.passed_through(model))
+            if self.old and self.room is None:
+                return files_in(quantize.updated(self._update(ingested, meta)))
             if self.old:
-                return files_in(quantize.updated(self._update(ingested, meta), quantize.Aim()))
+                return self._within(self._update(ingested, meta), self.room or 0)
             found = self.calibrated(ingested, meta)
             known = quantize.may_fall_back(found)
             for layer in fallback:
@@ -106,8 +112,26 @@ class Stages(Cached):
             precision,
             repr(sorted(fallback.items())),
             self.old.digest if self.old else "",
+            str(self.room),
         ]
         return self.entry("quantize", inputs, make)
+
+    def _within(self, update: "Update", room: int) -> dict[str, bytes]:
+        """The update whose values take at most `room` bytes of the delta."""
+        from edgebuild.pipeline.delta import codecs  # noqa: PLC0415
+        from edgebuild.stages import quantize  # noqa: PLC0415 - imports onnxruntime
+
+        assert self.old is not None
+        plan, old = self.old.file("plan.bin"), self.old.file("weights.bin")
+
+        def coded(model: "onnx.ModelProto") -> int:
+            new = self.values(model)
+            found = codecs().weights(plan, old, new, len(new))
+            return len(new) if found is None else len(found)
+
+        part = quantize.updated_within(update, room, coded)
+        graphs = {"full.onnx": part.full, "shipped.onnx": part.shipped}
+        return files_in(part.quantized) | {n: g.SerializeToString(deterministic=True) for n, g in graphs.items()}
 
     def _update(self, ingested: Entry, meta: Meta) -> "Update":
         """What the samples showed, beside the earlier release."""
@@ -115,13 +139,15 @@ class Stages(Cached):
 
         assert self.old is not None
         settings = self.job.recipe.calibration
-        return Update(
-            model_of(ingested),
-            lambda: self._calibration.samples(meta.inputs, settings.samples),
-            _settings(settings, rescued=False),
-            self.old.for_quantizer(),
-            self.progress("quantize", 2 * settings.samples),
-        )
+        if self._seen is None:
+            self._seen = Update(
+                model_of(ingested),
+                lambda: self._calibration.samples(meta.inputs, settings.samples),
+                _settings(settings, rescued=False),
+                self.old.for_quantizer(),
+                self.progress("quantize", 2 * settings.samples),
+            )
+        return self._seen
 
     def _stale(self, fallback: Mapping[str, Precision]) -> str:
         """What recipe.lock says of precisions, and no quantized model can have."""
@@ -155,12 +181,32 @@ class Stages(Cached):
         def make() -> dict[str, bytes]:
             from edgebuild.stages.compile import compile_model  # noqa: PLC0415 - imports TVM
 
+            if self.old and self.layout_kept():
+                weights = self.values(model_of(quantized))
+                return {name: self.old.file(name) for name in ("program.so", "plan.bin")} | {"weights.bin": weights}
             made = compile_model(model_of(quantized), target, locked)
             return {"program.so": made.program_so, "plan.bin": made.plan, "weights.bin": made.weights}
 
         anonymous = dataclasses.replace(target, name="", description="")
         keys = [quantized.digest_of("model.onnx"), repr(anonymous), repr(sorted(locked.items()))]
-        return self.entry("compile", keys, make)
+        return self.entry("compile", [*keys, self.old.digest if self.old else ""], make)
+
+    def layout_kept(self) -> bool:
+        """Whether values still lie in weights.bin as in the old release: then its code serves the new ones."""
+        import onnx  # noqa: PLC0415
+
+        assert self.old is not None
+        if self.old.basis.precision == "float32":
+            return False
+        old = self.values(onnx.load_model_from_string(self.old.basis.model))
+        return old == self.old.file("weights.bin")
+
+    def values(self, model: "onnx.ModelProto") -> bytes:
+        """weights.bin of a model of the old release's form."""
+        from edgebuild.stages.compile import weights_of  # noqa: PLC0415 - imports TVM
+
+        assert self.old is not None
+        return weights_of(model, self.job.target, self.old.basis.schedules)
 
     def schedules(self, quantized: Entry) -> dict[str, str]:
         """Block sizes by shape: the earlier release's, else the lock's, and what a search was asked to find."""
@@ -296,34 +342,25 @@ class Stages(Cached):
         )
         return found | {"budget": self.judged(found, meta)}
 
-    def old_accuracy(self, ingested: Entry, meta: Meta) -> float:
-        """What the old release reaches on the samples that the new one is judged on."""
-        assert self.old is not None
-        old, data = self.old, self.judges()
+    def other_accuracy(self, model: bytes, ingested: Entry, meta: Meta) -> float:
+        """What another QDQ model reaches on the samples that this build is judged on."""
+        data, named, whole = self.judges()
+        accept = self.job.recipe.accept
+        metric = accept.metric if accept else None
 
         def make() -> dict[str, bytes]:
             import onnx  # noqa: PLC0415
 
             from edgebuild.stages import evaluate  # noqa: PLC0415 - imports onnxruntime
 
-            before = evaluate.graph(onnx.load_model_from_string(old.basis.model))
-            metric = self.job.recipe.accept.metric if self.job.recipe.accept else None
-            samples = data[0].labelled(meta.inputs, data[2])
-            found = evaluate.evaluate(model_of(ingested), before, samples, metric, self.own_metric())
-            return {"old.json": json_bytes(found.of_int8)}
+            other = evaluate.graph(onnx.load_model_from_string(model))
+            samples = data.labelled(meta.inputs, whole)
+            found = evaluate.evaluate(model_of(ingested), other, samples, metric, self.own_metric())
+            return {"other.json": json_bytes(found.of_int8)}
 
-        accept = self.job.recipe.accept
         own = digest.of_file(self.job.recipe.folder / accept.own[0]) if accept and accept.own else ""
-        keys = [
-            "old",
-            ingested.digest,
-            old.digest,
-            data[0].digest(),
-            str(data[2]),
-            accept.metric if accept else "",
-            own,
-        ]
-        return float(self.entry("evaluate", keys, make).json("old.json"))
+        keys = ["other", ingested.digest, digest.sha256(model), data.digest(), named, str(whole), metric or "", own]
+        return float(self.entry("evaluate", keys, make).json("other.json"))
 
     def judges(self) -> tuple[CalibrationSet, str, int | None]:
         """The samples that accuracy is measured on, what the report calls them, and how many at most."""
@@ -348,6 +385,8 @@ class Stages(Cached):
         accept = self.job.recipe.accept
         if accept is None:
             return "none"
+        if self.room is not None:
+            return "not judged: --max-delta ships a part of the update"
         if meta.quality != "trained":
             return "not judged: the weights are untrained"
         if accuracy["engine"] != "edgebuild-run":

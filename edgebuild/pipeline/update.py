@@ -36,6 +36,10 @@ class Old:
             digest.sha256(self.data), digest.sha256(basis.model), digest.sha256(basis.floating), *parts
         )
 
+    def file(self, path: str) -> bytes:
+        """One of the bundle's files."""
+        return bytes(self.bundle.files[path])
+
     @property
     def named(self) -> dict[str, Any]:
         """For the report; `id` as in SPEC section 11."""
@@ -107,7 +111,9 @@ def basis_of(built: Built, precision: str, schedules: Mapping[str, str]) -> byte
     factors = {name: bytes.fromhex(data) for name, data in built.quantized.json("factors.json").items()}
     found = BasisFile(
         model=built.quantized.read("model.onnx"),
-        floating=built.quantized.read("float.onnx"),
+        floating=built.quantized.read(
+            "shipped.onnx" if "update" in report and "price" in report["update"] else "float.onnx"
+        ),
         rule=report["observer"],
         rescued=tuple(report.get("rescued", ())),
         fallback=built.fallback,

@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from networks import Edgebuild, Ran, Release, samples, values, write
+from networks import GRAPH, Edgebuild, Ran, Release, samples, values, write
 
 from edgebuild import cli
 
@@ -54,3 +54,19 @@ def compiled(edgebuild: Edgebuild, place: Path) -> Callable[..., Release]:
 def old(compiled: Callable[..., Release]) -> Release:
     """The first release; built once a module, by the cache."""
     return compiled(values(), "1.0.0")
+
+
+@pytest.fixture
+def refused(edgebuild: Edgebuild, place: Path) -> Callable[..., str]:
+    """The error of a compilation that must fail; nothing is written."""
+
+    def run(code: int, *options: object, graph: str = GRAPH, version: str = "2.0.0", given: Any = None) -> str:
+        path = write(place / "net.onnx", given or values(), graph)
+        out = place / "refused"
+        named = ("--name", "net", "--version", version, "--calibration", place / "c.npz", "--out", out)
+        ran = edgebuild("compile", path, *named, *options)
+        assert ran.code == code, ran.err
+        assert not list(out.glob("*")) if out.exists() else True
+        return ran.err
+
+    return run

@@ -5,8 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
-import pytest
-from networks import GRAPH, Edgebuild, Release, samples, values, write
+from networks import GRAPH, Release, samples, values
 
 CODE = ("program.so", "plan.bin")
 
@@ -70,22 +69,6 @@ def test_golden_inputs_stay(compiled: Callable[..., Release], old: Release, plac
     given["b3"] = given["b3"] + np.float32(0.5)
     new = compiled(given, "1.4.0", "--update-of", old.path, calibration="fresh.npz")
     assert changed(new, old) == {"weights.bin", "golden/out-0.npy"}
-
-
-@pytest.fixture
-def refused(edgebuild: Edgebuild, place: Path) -> Callable[..., str]:
-    """The error of a compilation that must fail; nothing is written."""
-
-    def run(code: int, *options: object, graph: str = GRAPH, version: str = "2.0.0") -> str:
-        path = write(place / "net.onnx", values(), graph)
-        out = place / "refused"
-        named = ("--name", "net", "--version", version, "--calibration", place / "c.npz", "--out", out)
-        ran = edgebuild("compile", path, *named, *options)
-        assert ran.code == code, ran.err
-        assert not list(out.glob("*")) if out.exists() else True
-        return ran.err
-
-    return run
 
 
 def test_what_is_no_base_is_refused(refused: Callable[..., str], old: Release, place: Path) -> None:

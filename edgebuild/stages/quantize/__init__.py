@@ -9,6 +9,7 @@ import onnx
 from edgebuild.core.errors import ModelError
 from edgebuild.stages.quantize.biases import with_fitting_biases
 from edgebuild.stages.quantize.boundaries import Boundaries
+from edgebuild.stages.quantize.budget import Coded, fitting
 from edgebuild.stages.quantize.calibrate import InputSpec, Sample, check_sample, input_specs
 from edgebuild.stages.quantize.calibrated import (
     Calibrated,
@@ -23,12 +24,13 @@ from edgebuild.stages.quantize.fold import fold
 from edgebuild.stages.quantize.graph import Array, Graph, key
 from edgebuild.stages.quantize.insert import Parameters
 from edgebuild.stages.quantize.kept import Basis
+from edgebuild.stages.quantize.layers import Aim
 from edgebuild.stages.quantize.observers import Range
 from edgebuild.stages.quantize.select import Selection
 from edgebuild.stages.quantize.sensitivity import Rounding, roundings
 from edgebuild.stages.quantize.strip import without_rounding
 from edgebuild.stages.quantize.support import check_operators
-from edgebuild.stages.quantize.update import Aim, Update
+from edgebuild.stages.quantize.update import Update
 from edgebuild.stages.quantize.verify import activation_tensors, is_quantized, share_parameters, verify
 
 __all__ = [
@@ -54,6 +56,7 @@ __all__ = [
     "quantize",
     "roundings",
     "updated",
+    "updated_within",
 ]
 
 _OPSET = 18
@@ -130,10 +133,31 @@ def finished(found: Calibrated, fallback: Fallback | None = None) -> Quantized:
     return Quantized(result, report, found.network.graph.to_model(), found.network.factors)
 
 
-def updated(update: Update, aim: Aim) -> Quantized:
+def updated(update: Update) -> Quantized:
     """A later training on the grid of an earlier build; the report's `update` says what changed."""
+    return _of_update(update, *update.quantized())
+
+
+@dataclass(frozen=True)
+class Part:
+    """A part of an update; `full`: the QDQ model of all of it; `shipped`: the float network that it stands for."""
+
+    quantized: Quantized
+    full: onnx.ModelProto
+    shipped: onnx.ModelProto
+
+
+def updated_within(update: Update, room: int, coded: Coded) -> Part:
+    """The same in `room` bytes, as `coded` counts them. Raises CheckError."""
+    fit = fitting(update, room, coded)
+    shipped = update.shipped(fit.choices) if fit.relative else update.plan.network.graph.to_model()
+    changes = update.changes(fit.choices) | {"sqnr_db": update.decibels(fit.model)}
+    changes |= {"values_bytes": fit.size, "whole_bytes": fit.whole, "price": fit.relative}
+    return Part(_of_update(update, fit.model, changes), fit.full, shipped)
+
+
+def _of_update(update: Update, model: onnx.ModelProto, changes: dict[str, Any]) -> Quantized:
     found, plan = update.found, update.plan
-    model, changes = update.quantized(aim)
     rows = _tensors(plan.boundaries, update.ranges, update.grid.chosen)
     report = _report(found.count, found.rule, rows, *_operators(found.network.graph, plan.selection))
     report |= {"candidates": [], "equalized": factors_of(found.network), "rescued": sorted(found.rescued)}

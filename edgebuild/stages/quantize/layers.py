@@ -19,7 +19,7 @@ from edgebuild.core.errors import ModelError
 from edgebuild.stages.quantize import rate
 from edgebuild.stages.quantize.graph import Array, Graph, key, optional_input
 from edgebuild.stages.quantize.kept import OTHER, Basis, Grids, old_affine
-from edgebuild.stages.quantize.multiplier import aligned_scale, multiplier
+from edgebuild.stages.quantize.multiplier import aligned_scale
 from edgebuild.stages.quantize.network import Plan
 from edgebuild.stages.quantize.operators import is_weighted
 from edgebuild.stages.quantize.parameters import Affine, largest_bias
@@ -126,8 +126,31 @@ def _old_layer(node: NodeProto, row: Mapping[str, Array], constants: Mapping[str
     return OldLayer(weight, rows_of(row["q"], axis).astype(np.int64), scale, offset, row.get("bias"), ends)
 
 
+@dataclass(frozen=True)
+class Aim:
+    """How much a bit of the delta is worth.
+
+    `price`: as a share of the error energy that a whole step in one weight makes at the layer's output; `relative`: as
+    a share of the output's energy, if that is more. `parts`: into how many steps of a bias an output step is divided at
+    least.
+    """
+
+    price: float = 0.01
+    relative: float = 0.0
+    parts: int = 8
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A layer as it is shipped: `q` int64 [O, K], `scale` float32 [O]; `step` int64 [O] of what a bias changes by."""
+
+    q: Array
+    scale: Array
+    step: Array
+
+
 class Rows:
-    """A layer's rows [O, K], then and now: `scale` [O] is chosen, the integers are a matter of price."""
+    """A layer's rows [O, K], then and now; how much of the difference is shipped is a matter of price."""
 
     def __init__(
         self, node: NodeProto, constants: Mapping[str, Array], old: OldLayer, ends: Ends, moments: Moments
@@ -137,7 +160,7 @@ class Rows:
         self.weight = rows_of(self._value, weight_axis(node)).astype(np.float64)
         bias = optional_input(node, 2)
         self.offset = constants[bias].astype(np.float64) if bias else None
-        self.scale, self.kept = scales(old, self.weight, self._energy(), ends)
+        self._bits: rate.Bits | None = None
 
     @cached_property
     def mean(self) -> Array:
@@ -150,105 +173,128 @@ class Rows:
         found = self._moments.covariance()
         if found is not None:
             return found
-        spread = float(self.ends.x.scale) * (1 << self.ends.x.bits) / 8
-        return np.asarray(
-            np.broadcast_to(np.eye(self.mean.shape[1]) * spread**2, (len(self.mean), *[self.mean.shape[1]] * 2))
-        )
+        terms, spread = self.mean.shape[1], float(self.ends.x.scale) * (1 << self.ends.x.bits) / 8
+        return np.asarray(np.broadcast_to(np.eye(terms) * spread**2, (len(self.mean), terms, terms)))
 
-    def _energy(self) -> Array:
+    @cached_property
+    def energy(self) -> Array:
         """Mean square of what each weight is multiplied by, [O, K]."""
         each = np.einsum("gkk->gk", self.covariance) + self.mean**2
         return np.repeat(each, len(self.weight) // len(each), axis=0)
 
-    def integers(self, price: float) -> Array:
-        """Near the weights where the bits are worth it, int64 [O, K]."""
-        return integers(self.old, self.weight, self.scale, self.kept, self.covariance, price)
+    @cached_property
+    def variance(self) -> float:
+        """Of the sums, the mean over the channels."""
+        covariance = self.covariance
+        grouped = self.weight.reshape(len(covariance), -1, self.weight.shape[1])
+        return float(((grouped @ covariance) * grouped).sum(axis=2).mean())
 
-    def layer(self, q: Array, parts: int, shift: Array | float = 0.0) -> Layer:
-        """With these integers; `shift` [O] is added to the result's mean, in float32's units."""
-        axis, scale = weight_axis(self.node), self.scale.astype(np.float64)
+    def chosen(self, aim: Aim) -> Choice:
+        """Near the weights where that is worth its bits."""
+        scale, kept = self._scales(aim)
+        q = self.old.q.copy() if kept.all() else self._integers(scale, kept, aim)
+        return Choice(q, scale, self._bias_step(aim))
+
+    def _scales(self, aim: Aim) -> tuple[Array, Array]:
+        """Scale of each channel, float32 [O], and which channels keep their integers, bool [O]."""
+        old, weight, energy = self.old, self.weight, self.energy
+        widest = np.maximum(np.abs(weight).max(axis=1, initial=0.0), 1e-30)
+        same = np.abs(weight - old.weight).max(axis=1, initial=0.0) <= _SAME * widest
+        power = (energy * old.weight**2).sum(axis=1)
+        gain = (energy * weight * old.weight).sum(axis=1) / np.maximum(power, 1e-30)
+        change = (energy * (weight - old.weight) ** 2).sum(axis=1)
+        rest = (energy * (weight - gain[:, None] * old.weight) ** 2).sum(axis=1)
+        far = np.abs(weight - gain[:, None] * old.weight).max(axis=1, initial=0.0)
+        multiple = (gain > 0) & (far <= _SAME * widest * 8)
+        step = old.scale.astype(np.float64)
+        few, many = _FITS if not aim.relative else _FITS_ROUGHLY
+        fits = (widest <= many * step) & (widest >= few * step)
+        wanted = np.where(multiple | (fits & (rest < _EXPLAINED * change)), gain, 1.0)
+        wanted = np.where(~multiple & ~fits, widest / (127.0 * step), wanted)
+        worth = np.maximum(0.25 * step**2 / 12 * energy.sum(axis=1), aim.relative * self.variance * _SCALE_BITS)
+        moved = ~same & (~fits | ((wanted - 1) ** 2 * power > worth))
+        ratio = np.where(moved, wanted, 1.0)
+        return aligned_scale(old.scale, ratio, pair(old.ends), pair(self.ends), up=~multiple & ~fits), same | multiple
+
+    def _integers(self, scale: Array, kept: Array, aim: Aim) -> Array:
+        """Int64 [O, K]; the bits of differences are those of the last call, where there was one."""
+        old, covariance = self.old.q, self.covariance
+        steps = self.weight / scale.astype(np.float64)[:, None]
+        shape = (len(covariance), -1, steps.shape[1])
+        least = aim.price * np.einsum("gkk->gk", covariance).mean(axis=1)[:, None]
+        price = np.maximum(least, aim.relative * self.variance / scale.astype(np.float64).reshape(shape[:2]) ** 2)
+        near = old
+        for _ in range(2 if aim.relative and self._bits is None else 1):
+            bits = self._bits or rate.Bits.first()
+            near = rate.near(steps.reshape(shape), old.reshape(shape), covariance, price, bits).reshape(steps.shape)
+            near = np.where(kept[:, None], old, near).astype(np.int64)
+            self._bits = rate.Bits.of(near - old)
+        return near
+
+    def layer(self, choice: Choice, shift: Array | float = 0.0) -> Layer:
+        """As insert.py writes it; `shift` [O] is added to the result's mean, in float32's units."""
+        axis, scale, q = weight_axis(self.node), choice.scale.astype(np.float64), choice.q
         units = float(self.ends.x.scale) * scale
         bias = None
         if self.old.bias is not None and self.offset is not None:
             error = q * scale[:, None] - self.weight
-            offsets = self.offset - by_group(error, self.mean) + shift
-            step = bias_step(self._step(), parts)
-            bias = aligned_bias(self.old, q, offsets / units, step, self.ends.x.zero_point, self._still(q, shift))
-        return Layer(shaped(q, self._value, axis).astype(np.int8), self.scale, bias, units.astype(np.float32))
+            wanted = (self.offset - by_group(error, self.mean) + shift) / units
+            still = self._still(choice, shift)
+            bias = aligned_bias(self.old, q, wanted, choice.step, self.ends.x.zero_point, still)
+        return Layer(shaped(q, self._value, axis).astype(np.int8), choice.scale, bias, units.astype(np.float32))
 
-    def _still(self, q: Array, shift: Array | float) -> Array:
+    def shipped(self, choice: Choice) -> tuple[Array, Array | None]:
+        """Float32 weights and bias that the shipped integers stand for; those of the training where they did not
+        change.
+        """
+        axis, made = weight_axis(self.node), self.layer(choice)
+        still = self._still(choice, 0.0)
+        whole = made.q.astype(np.float64) * np.expand_dims(made.scale.astype(np.float64), _others(made.q, axis))
+        rows = np.where(still[:, None], self.weight, rows_of(whole, axis))
+        weight = shaped(rows, self._value, axis).astype(np.float32)
+        if made.bias is None or self.offset is None:
+            return weight, None
+        return weight, np.where(still, self.offset, made.bias * made.bias_scale.astype(np.float64)).astype(np.float32)
+
+    def _still(self, choice: Choice, shift: Array | float) -> Array:
         """The channels that nothing has changed."""
-        assert self.offset is not None
-        assert self.old.offset is not None
-        largest = np.abs(self.old.offset).max(initial=0.0)
-        same = np.abs(self.offset - self.old.offset) <= _SAME * largest
+        widest = np.abs(self.weight).max(axis=1, initial=0.0)
+        same = np.abs(self.weight - self.old.weight).max(axis=1, initial=0.0) <= _SAME * widest
+        if self.offset is not None and self.old.offset is not None:
+            same &= np.abs(self.offset - self.old.offset) <= _SAME * np.abs(self.old.offset).max(initial=0.0)
         alike = pair(self.old.ends) == pair(self.ends) and self.old.ends.x.zero_point == self.ends.x.zero_point
-        weights = self.kept & (self.scale == self.old.scale) & (q == self.old.q).all(axis=1)
-        return np.asarray(same & weights & alike & (np.asarray(shift) == 0))
+        return np.asarray(same & (choice.scale == self.old.scale) & alike & (np.asarray(shift) == 0))
 
-    def _step(self) -> Array:
-        """What a unit of the sums is worth in steps of the result, [O]; a float32 result has 256 of them."""
-        found = multiplier(self.old.scale, pair(self.old.ends)).astype(np.float64)
-        if self.old.ends.y is not None:
-            return found
-        spread = np.sqrt((self._energy() * self.weight**2).sum(axis=1)).max(initial=0.0)
-        return np.asarray(found * 256 / max(6 * spread, 1e-30))
+    def _bias_step(self, aim: Aim) -> Array:
+        """The largest power of two, in units of the sums, that is at most a part of the output's step; or what coding
+        theory says of a bit's price: a uniform step Δ has the error Δ²/12, which a bit more quarters.
+        """
+        unit = float(self.old.ends.x.scale) * self.old.scale.astype(np.float64)
+        worth = np.sqrt(6 / np.log(2) * aim.relative * self.variance)
+        widest = 127 * float(self.old.ends.y.scale) if self.old.ends.y else 6 * np.sqrt(self.variance)
+        step = float(self.old.ends.y.scale) if self.old.ends.y else widest / 128
+        room = np.log2(np.clip(worth / 2, step / aim.parts, step) / np.maximum(unit, 1e-30))
+        return np.asarray(np.exp2(np.clip(np.floor(room), 0, 28))).astype(np.int64)
 
 
 _SAME = 2e-6
 """Two trainings' weights are equal up to this part of the channel's largest: BatchNorm is folded in float32."""
 _EXPLAINED = 0.5
 """A gain explains a channel's change if not more than this part of it remains."""
-
-
-def scales(old: OldLayer, weight: Array, energy: Array, ends: Ends) -> tuple[Array, Array]:
-    """Scale of each channel, float32 [O], and which channels keep their integers, bool [O].
-
-    `energy` [O, K]: mean square of what each weight is multiplied by.
-    """
-    widest = np.maximum(np.abs(weight).max(axis=1, initial=0.0), 1e-30)
-    same = np.abs(weight - old.weight).max(axis=1, initial=0.0) <= _SAME * widest
-    power = (energy * old.weight**2).sum(axis=1)
-    gain = (energy * weight * old.weight).sum(axis=1) / np.maximum(power, 1e-30)
-    change = (energy * (weight - old.weight) ** 2).sum(axis=1)
-    rest = (energy * (weight - gain[:, None] * old.weight) ** 2).sum(axis=1)
-    noise = (old.scale.astype(np.float64) ** 2 / 12) * energy.sum(axis=1)
-    multiple = (gain > 0) & (np.abs(weight - gain[:, None] * old.weight).max(axis=1, initial=0.0) <= _SAME * widest * 8)
-    fits = (widest <= 127.5 * old.scale) & (widest >= 80 * old.scale)
-    wanted = np.where(multiple | (fits & (rest < _EXPLAINED * change)), gain, 1.0)
-    wanted = np.where(~multiple & ~fits, widest / (127.0 * old.scale), wanted)
-    moved = ~same & (~fits | ((wanted - 1) ** 2 * power > 0.25 * noise))
-    ratio = np.where(moved, wanted, 1.0)
-    found = aligned_scale(old.scale, ratio, pair(old.ends), pair(ends), up=~multiple & ~fits)
-    return np.where(same & (pair(old.ends) == pair(ends)), old.scale, found), same | multiple
+_FITS, _FITS_ROUGHLY = (80.0, 127.5), (24.0, 140.0)
+"""Which steps a channel's largest weight may have on the old grid; the second where bytes are scarce."""
+_SCALE_BITS = 6.0
+"""What a changed multiplier takes, about."""
 
 
 def pair(ends: Ends) -> tuple[np.float32, np.float32 | None]:
+    """The scales of a layer's input and result."""
     return ends.x.scale, None if ends.y is None else ends.y.scale
 
 
-def integers(old: OldLayer, weight: Array, scale: Array, kept: Array, covariance: Array, price: float) -> Array:
-    """The integers of a layer's rows, int64 [O, K]."""
-    found = old.q.copy()
-    if kept.all():
-        return found
-    steps = weight / scale.astype(np.float64)[:, None]
-    groups = len(covariance)
-    shape = (groups, -1, steps.shape[1])
-    energy = np.einsum("gkk->gk", covariance).mean(axis=1)[:, None]
-    each = np.broadcast_to(price * energy, (groups, len(steps) // groups))
-    bits = rate.Bits.first()
-    for _ in range(2 if price > 0.1 else 1):
-        near = rate.near(steps.reshape(shape), old.q.reshape(shape), covariance, each, bits).reshape(steps.shape)
-        bits = rate.Bits.of(near[~kept] - old.q[~kept])
-    found[~kept] = near[~kept].astype(np.int64)
-    return found
-
-
-def bias_step(old_m: Array, parts: int) -> Array:
-    """The largest power of two that is at most a part of the output's step, in units of the sums, int64 [O]."""
-    room = np.floor(np.log2(1.0 / (np.maximum(old_m, 1e-30) * parts)))
-    return np.asarray(np.exp2(np.clip(room, 0, 28))).astype(np.int64)
+def _others(value: Array, axis: int) -> tuple[int, ...]:
+    """All axes but one."""
+    return tuple(i for i in range(value.ndim) if i != axis)
 
 
 def aligned_bias(old: OldLayer, q: Array, wanted: Array, step: Array, zero: int, still: Array) -> Array:

@@ -1,0 +1,82 @@
+"""`compile --max-delta`: the update that comes nearest to the new network in so many bytes."""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+from networks import Edgebuild, Release, values
+
+
+@pytest.fixture
+def tuned() -> Any:
+    """A later training: every weight has changed, some by much."""
+    rng, given = np.random.default_rng(3), values()
+    for name in ("w1", "w2", "w3"):
+        spread = np.abs(given[name]).max()
+        change = rng.laplace(size=given[name].shape) * 0.06 * spread
+        given[name] = (given[name] + change).astype(np.float32)
+    for name in ("b1", "b2", "b3"):
+        given[name] = given[name] + np.float32(0.2)
+    return given
+
+
+def delta_bytes(edgebuild: Edgebuild, old: Release, new: Release) -> int:
+    """As `edgebuild delta` makes it."""
+    ran = edgebuild("delta", old.path, new.path, "--json")
+    assert ran.code == 0, ran.err
+    return int(ran.json["bytes"])
+
+
+def test_a_part_of_the_update_fits(
+    compiled: Callable[..., Release], old: Release, edgebuild: Edgebuild, tuned: Any
+) -> None:
+    whole = compiled(tuned, "3.0.0", "--update-of", old.path)
+    assert delta_bytes(edgebuild, old, whole) > 3800
+    part = compiled(tuned, "3.0.1", "--update-of", old.path, "--max-delta", "2.5KB")
+    update = part.report["update"]
+    assert delta_bytes(edgebuild, old, part) == update["delta_bytes"]
+    assert 2000 < update["delta_bytes"] <= 2500
+    assert 0 < update["changed"] < whole.report["update"]["changed"]
+    errors = [10 ** (-release.report["accuracy"]["sqnr_db"] / 10) for release in (whole, part)]
+    least = compiled(tuned, "3.0.2", "--update-of", old.path, "--max-delta", "1500B")
+    errors.append(10 ** (-least.report["accuracy"]["sqnr_db"] / 10))
+    assert errors[0] < errors[1] < errors[2] < 0.3
+    assert least.report["update"]["delta_bytes"] <= 1500
+    for release in (part, least):
+        assert {release.file(name) == old.file(name) for name in ("program.so", "plan.bin")} == {True}
+
+
+def test_where_all_fits_all_is_shipped(compiled: Callable[..., Release], old: Release, tuned: Any) -> None:
+    whole = compiled(tuned, "3.1.0", "--update-of", old.path)
+    roomy = compiled(tuned, "3.1.1", "--update-of", old.path, "--max-delta", "1MiB")
+    assert roomy.file("weights.bin") == whole.file("weights.bin")
+    assert roomy.report["update"]["price"] == 0
+
+
+def test_the_next_update_builds_on_a_part(compiled: Callable[..., Release], old: Release, tuned: Any) -> None:
+    part = compiled(tuned, "3.2.0", "--update-of", old.path, "--max-delta", "1500B")
+    rest = compiled(tuned, "3.2.1", "--update-of", part.path)
+    assert rest.read.manifest.release == 3
+    assert rest.report["accuracy"]["sqnr_db"] > part.report["accuracy"]["sqnr_db"] + 6
+
+
+@pytest.mark.parametrize("size", ["300B", "750B"])
+def test_what_cannot_fit_is_refused_with_numbers(
+    refused: Callable[..., str], old: Release, tuned: Any, size: str
+) -> None:
+    said = refused(7, "--update-of", old.path, "--max-delta", size, given=tuned)
+    assert "nothing fits" in said or "comes no nearer" in said
+    assert any(character.isdigit() for character in said)
+    assert "hint: allow" in said
+
+
+@pytest.mark.parametrize("size", ["", "0KB", "100 KBs", "-5", "1e6", "kb"])
+def test_sizes_that_are_none_are_refused(refused: Callable[..., str], old: Release, size: str) -> None:
+    said = refused(2, "--update-of", old.path, "--max-delta", size)
+    assert f"--max-delta {size}".strip() in said
+    assert "100KB" in said
+
+
+def test_a_budget_needs_a_base(refused: Callable[..., str]) -> None:
+    assert "--max-delta needs the release that devices have" in refused(2, "--max-delta", "100KB")
