@@ -374,8 +374,8 @@ static void report_follow(const struct eb_commands *commands, const struct eb_fo
     eb_json_print(commands->err, "warning: the whole bundle was taken: %s\n", follow->warning.message);
   }
   if (commands->options->json) {
-    eb_json_print(out, "{\"followed\":true,\"up_to_date\":%s,\"delta\":%s,\"bytes_fetched\":%llu,\"connections\":%u}\n",
-                  follow->up_to_date ? "true" : "false", follow->by_delta ? "true" : "false",
+    eb_json_print(out, "{\"followed\":true,\"up_to_date\":%s,\"delta\":%s,\"new_trust\":%s,\"bytes_fetched\":%llu,\"connections\":%u}\n",
+                  follow->up_to_date ? "true" : "false", follow->by_delta ? "true" : "false", follow->new_trust ? "true" : "false",
                   (unsigned long long)follow->fetched, follow->connections);
   } else {
     eb_json_print(out, follow->up_to_date ? "up to date" : follow->by_delta ? "updated by a delta" : "updated by a whole bundle");

@@ -7,6 +7,7 @@
 
 #define INDEX "release.json"
 #define SIGNATURE "release.json.minisig"
+#define TRUST "trust"
 #define INDEX_ATTEMPTS 3 /* a folder that is being published may have one of the two files of another release */
 #define NO_FILE (-1)
 
@@ -15,7 +16,7 @@ struct work {
   struct eb_install *install;
   struct eb_remote *remote;
   struct eb_index *index;
-  uint8_t *text;
+  uint8_t *text, *trust;
   size_t text_size;
   struct eb_state state;
   bool found;
@@ -45,9 +46,48 @@ static eb_status read_verified(struct work *work, eb_error *error) {
   return status ? status : eb_signature_verify(&signature, text, &trust, error);
 }
 
+/* The trust file beside the index: the one way to learn of a release key that the device does not know yet. */
+static eb_status take_trust(struct work *work, eb_error *error) {
+  bool found;
+  eb_bytes file = {work->trust, 0};
+  eb_status status = eb_remote_read(work->remote, TRUST, work->trust, EB_TRUST_BYTES_MAX, &file.size, &found, error);
+  if (status) return status;
+  if (!found) return eb_fail(error, EB_IO, "publish the release's folder again, whole", "%.200s has no %s", work->follow->base, TRUST);
+  return eb_keys_follow(work->install->store, work->install->keys, file, error);
+}
+
+/* An index that is refused may be signed by a key that only the next trust file lists, or stand beside a signature that is
+ * being replaced. */
+static eb_status read_trusted(struct work *work, eb_error *error) {
+  eb_status status = read_verified(work, error);
+  if (status != EB_REFUSED) return status;
+  eb_error ignored;
+  bool newer = take_trust(work, &ignored) == EB_OK;
+  for (int attempt = 1; status == EB_REFUSED && attempt < INDEX_ATTEMPTS; attempt++) status = read_verified(work, error);
+  work->follow->new_trust = newer;
+  return status;
+}
+
+static uint32_t trust_version(const struct work *work) {
+  struct eb_trust trust;
+  return eb_trust_open(work->install->keys->file, &trust, NULL) ? 0 : trust.version;
+}
+
+/* What the index says of trust and days, before its bundles count. */
+static eb_status check_index(struct work *work, eb_error *error) {
+  const struct eb_index *index = work->index;
+  const struct eb_install *install = work->install;
+  uint32_t known = trust_version(work);
+  if (index->trust.name[0] && known && index->trust_version > known) {
+    eb_status status = take_trust(work, error);
+    if (status) return status;
+    work->follow->new_trust = true;
+  }
+  return eb_keys_expiry(install->store, install->keys, INDEX, index->made, index->expires, error);
+}
+
 static eb_status read_index(struct work *work, eb_error *error) {
-  eb_status status = EB_REFUSED;
-  for (int attempt = 0; status == EB_REFUSED && attempt < INDEX_ATTEMPTS; attempt++) status = read_verified(work, error);
+  eb_status status = read_trusted(work, error);
   eb_bytes text = {work->text, work->text_size};
   /* Once for the name, and once more for the target of what is installed under it. */
   if (!status) status = eb_index_parse(text, "", work->index, error);
@@ -61,6 +101,7 @@ static eb_status read_index(struct work *work, eb_error *error) {
                    "nothing is installed as %s yet", work->index->name);
   }
   status = eb_index_parse(text, target, work->index, error);
+  if (!status) status = check_index(work, error);
   if (status || work->index->has_bundle) return status;
   return eb_fail(error, EB_REFUSED, "edgebuild release --targets makes bundles for more kinds of devices",
                  "release %s of %s has no bundle for %s", work->index->version, work->index->name, target);
@@ -157,12 +198,14 @@ static eb_status run(struct work *work, eb_error *error) {
 eb_status eb_follow_run(struct eb_follow *follow, struct eb_install *install_, eb_error *error) {
   struct work work = {.follow = follow, .install = install_};
   struct eb_arena memory;
-  size_t size = eb_align_up(sizeof *work.remote) + eb_align_up(sizeof *work.index) + eb_align_up(EB_INDEX_BYTES_MAX);
+  size_t size = eb_align_up(sizeof *work.remote) + eb_align_up(sizeof *work.index) + eb_align_up(EB_INDEX_BYTES_MAX) +
+                eb_align_up(EB_TRUST_BYTES_MAX);
   eb_status status = eb_arena_open(&memory, size, error);
   if (status) return status;
   work.remote = eb_arena_take(&memory, sizeof *work.remote);
   work.index = eb_arena_take(&memory, sizeof *work.index);
   work.text = eb_arena_take(&memory, EB_INDEX_BYTES_MAX);
+  work.trust = eb_arena_take(&memory, EB_TRUST_BYTES_MAX);
   eb_remote_open(work.remote, follow->base, follow->patience);
   status = run(&work, error);
   follow->fetched = work.remote->fetched;

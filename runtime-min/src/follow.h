@@ -13,6 +13,7 @@ struct eb_follow {
   /* What was done. */
   bool up_to_date;
   bool by_delta;
+  bool new_trust; /* a newer trust file was taken */
   uint64_t fetched; /* bytes */
   uint32_t connections;
   eb_error warning; /* why the delta was not taken */

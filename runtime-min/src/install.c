@@ -100,7 +100,7 @@ eb_status eb_install_begin(struct eb_install *install, eb_error *error) {
   if (!status) status = check_complete(install, error);
   if (status || install->complete) return status;
   /* A device keeps what it has, and may mend it. */
-  if (!install->current) status = eb_keys_expiry(install->store, install->keys, &head->manifest, error);
+  if (!install->current) status = eb_keys_expiry(install->store, install->keys, "the bundle", head->manifest.made, head->manifest.expires, error);
   return status ? status : check_room(install, error);
 }
 
@@ -250,10 +250,10 @@ static eb_status put_state(struct eb_install *install, eb_error *error) {
 eb_status eb_install_commit(struct eb_install *install, eb_error *error) {
   eb_status status = put_head(install, error);
   if (!status && install->complete)
-    return eb_keys_accept(install->store, install->keys, &install->head->manifest, error);
+    return eb_keys_accept(install->store, install->keys, install->head->manifest.made, error);
   if (!status) status = eb_canary(install->store, install->head, install->trust_path, install->cpu, error);
   if (status == EB_CHECK) mark_bad(install);
-  if (!status) status = eb_keys_accept(install->store, install->keys, &install->head->manifest, error);
+  if (!status) status = eb_keys_accept(install->store, install->keys, install->head->manifest.made, error);
   if (!status) status = put_state(install, error);
   /* The release is installed, whether or not what is old can be removed now. */
   if (!status) eb_gc(install->store, &install->removed, &install->warning);

@@ -169,17 +169,16 @@ static eb_status expired(const char *what, uint32_t expires, uint32_t now, eb_er
                  "%s expired on %s; today is %s or later", what, end, day);
 }
 
-eb_status eb_keys_expiry(const struct eb_store *store, const struct eb_keys *keys, const struct eb_manifest *manifest,
-                         eb_error *error) {
+eb_status eb_keys_expiry(const struct eb_store *store, const struct eb_keys *keys, const char *what, uint32_t made,
+                         uint32_t expires, eb_error *error) {
   struct eb_trust trust;
   uint32_t floor;
   eb_status status = eb_keys_floor(store, &floor, error);
   if (!status) status = eb_trust_open(keys->file, &trust, error);
   if (status) return status;
-  uint32_t now = later(later(today(), floor), later(trust.made, manifest->made));
+  uint32_t now = later(later(today(), floor), later(trust.made, made));
   if (trust.version && now >= trust.expires) return expired("the trust file", trust.expires, now, error);
-  if (manifest->expires && now >= manifest->expires) return expired("the bundle", manifest->expires, now, error);
-  return EB_OK;
+  return expires && now >= expires ? expired(what, expires, now, error) : EB_OK;
 }
 
 static eb_status raise_floor(const struct eb_store *store, uint32_t date, eb_error *error) {
@@ -206,13 +205,31 @@ static eb_status replace_trust(const struct eb_store *store, const struct eb_key
   return status ? status : eb_disk_put(&store->root, "trust", keys->file, 0600, error);
 }
 
-eb_status eb_keys_accept(const struct eb_store *store, const struct eb_keys *keys, const struct eb_manifest *manifest,
-                         eb_error *error) {
+eb_status eb_keys_accept(const struct eb_store *store, const struct eb_keys *keys, uint32_t made, eb_error *error) {
   struct eb_trust trust;
   eb_status status = eb_trust_open(keys->file, &trust, error);
-  if (!status) status = raise_floor(store, later(trust.made, manifest->made), error);
+  if (!status) status = raise_floor(store, later(trust.made, made), error);
   if (status || !trust.version || keys->file.data == keys->stored) return status;
   bool same = keys->is_stored && keys->file.size == keys->stored_size &&
               memcmp(keys->file.data, keys->stored, keys->stored_size) == 0;
   return same ? EB_OK : replace_trust(store, keys, error);
+}
+
+eb_status eb_keys_follow(const struct eb_store *store, struct eb_keys *keys, eb_bytes file, eb_error *error) {
+  struct eb_trust current, next;
+  eb_status status = eb_keys_to_install(store, keys, error);
+  if (!status) status = eb_trust_open(keys->file, &current, error);
+  if (!status) status = eb_trust_open(file, &next, error);
+  if (status) return status;
+  if (!current.version || !next.version) {
+    return eb_fail(error, EB_REFUSED, "give this device a trust file with roles, once, by hand: --trust FILE",
+                   "a plain list of keys is never replaced from outside");
+  }
+  status = eb_trust_follows(&current, &next, error);
+  if (status) return status;
+  memcpy(keys->given, file.data, file.size);
+  keys->given_size = file.size;
+  keys->is_given = true;
+  status = eb_keys_to_install(store, keys, error);
+  return status ? status : eb_keys_accept(store, keys, 0, error);
 }

@@ -24,13 +24,16 @@ eb_status eb_keys_to_install(const struct eb_store *store, struct eb_keys *keys,
  * store's allows. */
 eb_status eb_keys_to_run(const struct eb_store *store, struct eb_keys *keys, const char *id, eb_error *error);
 
-/* Whether the release may be installed today. */
-eb_status eb_keys_expiry(const struct eb_store *store, const struct eb_keys *keys, const struct eb_manifest *manifest,
-                         eb_error *error);
+/* Whether something that is signed counts today: `what` for messages, its days (0: none). */
+eb_status eb_keys_expiry(const struct eb_store *store, const struct eb_keys *keys, const char *what, uint32_t made,
+                         uint32_t expires, eb_error *error);
 
-/* The release was accepted: its day and the trust file are remembered. */
-eb_status eb_keys_accept(const struct eb_store *store, const struct eb_keys *keys, const struct eb_manifest *manifest,
-                         eb_error *error);
+/* What was made on that day was accepted: the day and the trust file are remembered. */
+eb_status eb_keys_accept(const struct eb_store *store, const struct eb_keys *keys, uint32_t made, eb_error *error);
+
+/* A trust file that was found beside a release: where it follows the one that counts, both with roles, it is remembered,
+ * and counts from now on. */
+eb_status eb_keys_follow(const struct eb_store *store, struct eb_keys *keys, eb_bytes file, eb_error *error);
 
 /* Whether the newest trust file of the store lists this signer, or there is none. */
 eb_status eb_keys_lists(const struct eb_store *store, const char signer[17], bool *lists, eb_error *error);

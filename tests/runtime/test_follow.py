@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+import roles
 import tiny
 from machine import HOST
 from published import Server, manifest_id, publish, served
@@ -179,6 +180,82 @@ def test_a_malformed_index_is_refused(
 ) -> None:
     publish(folder, make(1), **changes)
     fails(store, folder, REFUSED, message, "--target", "test")
+
+
+FIRST = roles.Roles()
+NEXT = roles.Roles(version="2", release=(tiny.Key.new(3),))
+NEXT_KEY = tiny.Key.new(3)
+
+
+def publish_next(folder: Path, make: Callable[..., bytes], trust: bytes = NEXT.build(), version: int = 2) -> bytes:
+    """A release of the key that only the next trust file lists."""
+    bundle = make(2, key=NEXT_KEY)
+    digest = hashlib.sha256(trust).hexdigest()
+    row = {"file": "trust", "size": len(trust), "sha256": digest, "version": version}
+    publish(folder, bundle, key=NEXT_KEY, trust=row)
+    (folder / "trust").write_bytes(trust)
+    return bundle
+
+
+def test_a_new_release_key_comes_with_the_next_trust_file(
+    store: Store, make: Callable[..., bytes], folder: Path
+) -> None:
+    store.write("trust", FIRST.build())
+    store.install(make(1))
+    bundle = publish_next(folder, make)
+    said = follow(store, folder)
+    assert said["new_trust"]
+    assert store.status()["id"] == manifest_id(bundle)
+    assert (store.path / "trust").read_bytes() == NEXT.build()
+    assert follow(store, folder) | {"bytes_fetched": 0} == said | {
+        "up_to_date": True, "new_trust": False, "bytes_fetched": 0, "connections": 2
+    }  # fmt: skip
+    publish(folder, make(3))  # the key that left
+    fails(store, folder, REFUSED, "which the trust file does not list")
+
+
+@pytest.mark.parametrize(
+    "trust",
+    [
+        NEXT.but(signers=roles.ROOTS[:1]).build(),
+        NEXT.but(roots=roles.ROOTS[2:5], signers=roles.ROOTS[2:4]).build(),
+        NEXT.but(version="1").build(),
+        tiny.Key.new(3).trust,
+        b"",
+    ],
+)
+def test_a_trust_file_that_does_not_follow_changes_nothing(
+    store: Store, make: Callable[..., bytes], folder: Path, trust: bytes
+) -> None:
+    store.write("trust", FIRST.build())
+    store.install(make(1))
+    publish_next(folder, make, trust)
+    fails(store, folder, REFUSED, "which the trust file does not list")
+    assert (store.path / "trust").read_bytes() == FIRST.build()
+
+
+def test_plain_keys_are_never_replaced_from_outside(store: Store, make: Callable[..., bytes], folder: Path) -> None:
+    store.install(make(1))
+    publish_next(folder, make)
+    fails(store, folder, REFUSED, "which the trust file does not list")
+
+
+def test_a_newer_trust_file_is_taken_with_a_known_key_too(
+    store: Store, make: Callable[..., bytes], folder: Path
+) -> None:
+    store.write("trust", FIRST.build())
+    store.install(make(1))
+    trust = FIRST.but(version="7").build()
+    row = {"file": "trust", "size": len(trust), "sha256": hashlib.sha256(trust).hexdigest(), "version": 7}
+    publish(folder, make(2), trust=row)
+    (folder / "trust").write_bytes(trust)
+    assert follow(store, folder)["new_trust"]
+    assert (store.path / "trust").read_bytes() == trust
+
+
+def test_an_index_that_has_expired_is_refused(store: Store, make: Callable[..., bytes], folder: Path) -> None:
+    publish(folder, make(1), made="2020-01-01", expires="2021-01-01")
+    fails(store, folder, REFUSED, "release.json expired on 2021-01-01", "--target", "test")
 
 
 def test_files_that_are_not_there(store: Store, make: Callable[..., bytes], folder: Path, server: Server) -> None:
