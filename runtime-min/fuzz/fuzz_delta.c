@@ -1,5 +1,5 @@
-/* Three numbers of two bytes, the sizes of a plan, of an old file, and of each new one; plan and old file; then a delta:
- * start from whole ones. The base's head is empty but for two bytes. */
+/* Three numbers of two bytes, the sizes of a plan, of an old file, and of each new one; plan and old file; then a
+ * delta: start from whole ones. The base's head is empty but for two bytes. */
 #include <stdlib.h>
 #include <string.h>
 

@@ -69,8 +69,8 @@ static int clamp(int64_t value, int most) {
   return value > most ? most : value < -most ? -most : (int)value;
 }
 
-unsigned eb_code_bit(struct eb_predictor *predictor, struct eb_mixer *mixer, eb_counter *const *counter, unsigned inputs,
-                     unsigned limit, unsigned bit) {
+unsigned eb_code_bit(struct eb_predictor *predictor, struct eb_mixer *mixer, eb_counter *const *counter,
+                     unsigned inputs, unsigned limit, unsigned bit) {
   int logit[EB_MIX_INPUTS];
   int64_t sum = 0;
   for (unsigned i = 0; i < inputs; i++) {

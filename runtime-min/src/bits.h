@@ -29,9 +29,9 @@ struct eb_mixer {
 
 struct eb_predictor {
   struct eb_bit_coder coder;
-  int16_t logit[4096];    /* of p = (i + 0.5) / 4096 */
+  int16_t logit[4096];               /* of p = (i + 0.5) / 4096 */
   uint16_t squash[2 * EB_LOGIT_MAX]; /* p of a logit, in 65536ths */
-  uint16_t rate[1024];    /* 65536 / (n + 1.5) */
+  uint16_t rate[1024];               /* 65536 / (n + 1.5) */
 };
 
 void eb_predictor_open(struct eb_predictor *predictor, struct eb_bit_coder coder);
@@ -41,8 +41,8 @@ void eb_mixers_open(struct eb_mixer *mixers, size_t count, unsigned inputs);
 
 /* Codes a bit that `inputs` counters predict, and teaches them and their mixer. `limit` is how many updates a counter
  * remembers at most, 1 to 1023. */
-unsigned eb_code_bit(struct eb_predictor *predictor, struct eb_mixer *mixer, eb_counter *const *counter, unsigned inputs,
-                     unsigned limit, unsigned bit);
+unsigned eb_code_bit(struct eb_predictor *predictor, struct eb_mixer *mixer, eb_counter *const *counter,
+                     unsigned inputs, unsigned limit, unsigned bit);
 
 /* The range decoder: a 32-bit interval, its bytes from `next` (zeros behind the end). */
 struct eb_range_decoder {

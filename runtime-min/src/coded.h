@@ -1,5 +1,5 @@
-/* The models of SPEC 12.1 and 12.2: how one file of a release becomes another, bit by bit. The same code encodes (on the
- * build machine) and decodes (on the device): see bits.h. */
+/* The models of SPEC 12.1 and 12.2: how one file of a release becomes another, bit by bit. The same code encodes (on
+ * the build machine) and decodes (on the device): see bits.h. */
 #ifndef EB_CODED_H
 #define EB_CODED_H
 
@@ -27,8 +27,8 @@ size_t eb_coded_patch_memory(void);
 eb_status eb_coded_weights(void *memory, struct eb_bit_coder coder, const struct eb_plan *plan,
                            const struct eb_coded_io *io, eb_error *error);
 
-/* A step of a patch: `copy` bytes of the old file from the cursor on, each with a difference added, then `extra` bytes of
- * its own, then the cursor moves by `seek`. */
+/* A step of a patch: `copy` bytes of the old file from the cursor on, each with a difference added, then `extra` bytes
+ * of its own, then the cursor moves by `seek`. */
 struct eb_patch_step {
   uint32_t copy;
   uint32_t extra;

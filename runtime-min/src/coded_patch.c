@@ -49,10 +49,8 @@ size_t eb_coded_patch_memory(void) {
 static int32_t code_number(struct state *state, enum kind kind, int32_t value) {
   int32_t last = state->last[kind];
   unsigned recent = eb_size_class(eb_magnitude(last));
-  struct eb_number_model model = {.count = 2,
-                                  .mixers = state->number_mixer[kind],
-                                  .classes = EB_NUMBER_CLASSES_MAX,
-                                  .limit = LIMIT};
+  struct eb_number_model model = {
+      .count = 2, .mixers = state->number_mixer[kind], .classes = EB_NUMBER_CLASSES_MAX, .limit = LIMIT};
   model.row[0] = state->number[kind][0][0];
   model.row[1] = state->number[kind][1][recent % NUMBER_CONTEXTS];
   return state->last[kind] = eb_number_code(&state->predictor, &model, value);
@@ -81,7 +79,8 @@ static uint8_t code_change(struct state *state, uint8_t before, uint8_t change) 
   state->answers = (uint8_t)(state->answers << 1 | changed);
   state->since++;
   if (!changed) return 0;
-  eb_counter *const trees[MODELS] = {state->change_alone, state->change[0][before], state->change[1][state->change_before]};
+  eb_counter *const trees[MODELS] = {state->change_alone, state->change[0][before],
+                                     state->change[1][state->change_before]};
   state->change_before = code_tree(state, trees, state->change_mixer, change);
   state->since = 0;
   return state->change_before;

@@ -31,7 +31,7 @@ struct state {
   /* Biases and multipliers of one operator follow each other, a word for each channel. */
   uint8_t side[CHUNK / 4];   /* what is known of a word from the other tensor */
   uint8_t change[CHUNK / 4]; /* how the words of the last tensor changed */
-  int16_t past[256];       /* the last differences, a ring */
+  int16_t past[256];         /* the last differences, a ring */
   uint16_t lane_size[LANES]; /* how large they were, by position modulo LANES; 16 is 1 */
   int16_t lane_lean[LANES];  /* and how they leaned, times the old value's sign */
   union {
@@ -69,8 +69,9 @@ static unsigned sign_of(int32_t value) {
   return value == 0 ? 0 : value < 0 ? 1 : 2;
 }
 
-/* What is known before a byte: its old value, and the differences before it. Weights are packed in tiles of lanes of 4, a
- * lane for each output channel: the same channel comes back after 64 bytes, the same input in another channel after 4. */
+/* What is known before a byte: its old value, and the differences before it. Weights are packed in tiles of lanes of 4,
+ * a lane for each output channel: the same channel comes back after 64 bytes, the same input in another channel
+ * after 4. */
 static void byte_model(struct state *state, uint64_t place, int before, struct eb_number_model *model) {
   const int16_t *past = state->past;
   uint8_t at = (uint8_t)place;
@@ -89,8 +90,8 @@ static void byte_model(struct state *state, uint64_t place, int before, struct e
   unsigned leaning = lean > 24 ? 2 : lean < -24 ? 1 : 0;
   unsigned context[MODELS] = {
       0,
-      least(eb_magnitude(one), 3) * 64 + least(eb_magnitude(two), 3) * 16 + least(eb_size_class(eb_magnitude(three) + eb_magnitude(four)), 3) * 4 +
-          least(eb_magnitude(tile), 3),
+      least(eb_magnitude(one), 3) * 64 + least(eb_magnitude(two), 3) * 16 +
+          least(eb_size_class(eb_magnitude(three) + eb_magnitude(four)), 3) * 4 + least(eb_magnitude(tile), 3),
       size * 16 + least(eb_size_class(near), 15),
       old_class * 4 + leaning,
       least(eb_size_class(wide), 15) * 17 + old_class,
@@ -129,9 +130,9 @@ static void code_bytes(struct state *state, uint64_t place, size_t count, bool f
 static int32_t code_value(struct state *state, unsigned kind, unsigned context, unsigned side, int32_t last,
                           int32_t value) {
   struct eb_number_model model = {.count = VALUE_MODELS,
-                      .mixers = state->value_mixer[kind],
-                      .classes = EB_NUMBER_CLASSES_MAX,
-                      .limit = LIMIT_VALUE};
+                                  .mixers = state->value_mixer[kind],
+                                  .classes = EB_NUMBER_CLASSES_MAX,
+                                  .limit = LIMIT_VALUE};
   model.row[0] = state->value[kind][0][0];
   model.row[1] = state->value[kind][1][least(eb_size_class(eb_magnitude(last)), 31) * 2 + (last < 0)];
   model.row[2] = state->value[kind][2][context % VALUE_CONTEXTS];
@@ -148,8 +149,8 @@ static uint32_t from_ordered(uint32_t order) {
   return order >> 31 ? ~order | 0x80000000u : order;
 }
 
-/* The difference of two words: 0, or an odd number times a power of two, because an update moves biases and multipliers in
- * steps. */
+/* The difference of two words: 0, or an odd number times a power of two, because an update moves biases and multipliers
+ * in steps. */
 static uint32_t code_difference(struct state *state, struct words *words, size_t place, uint32_t difference) {
   unsigned side = state->side[place];
   int32_t fine = difference ? 1 + __builtin_ctz(difference) : 0, step = 0;
@@ -228,9 +229,10 @@ static bool is_words(eb_dtype dtype) {
   return dtype == EB_F32 || dtype == EB_I32 || dtype == EB_I64;
 }
 
-/* Of biases: how large the multiplier is that stands behind them, in halves of octaves; of multipliers: how the biases in
- * front of them changed. Nothing where there is no such pair, or it does not fit. */
-static eb_status look_aside(const struct run *run, const struct eb_plan_tensor *tensor, const struct neighbours *beside) {
+/* Of biases: how large the multiplier is that stands behind them, in halves of octaves; of multipliers: how the biases
+ * in front of them changed. Nothing where there is no such pair, or it does not fit. */
+static eb_status look_aside(const struct run *run, const struct eb_plan_tensor *tensor,
+                            const struct neighbours *beside) {
   struct state *state = run->state;
   const struct eb_plan_tensor *last = beside->last, *next = beside->next;
   memset(state->side, 0, sizeof state->side);

@@ -43,8 +43,8 @@ size_t eb_delta_memory(void);
 /* Up to the sizes of the head: `delta->base` is the manifest's SHA-256 of the release that it needs. */
 eb_status eb_delta_open(struct eb_delta *delta, const eb_feed *feed, void *memory, eb_error *error);
 
-/* The new release's manifest and signature, into delta->manifest_size and delta->signature_size bytes. Nothing of them is
- * verified yet. */
+/* The new release's manifest and signature, into delta->manifest_size and delta->signature_size bytes. Nothing of them
+ * is verified yet. */
 eb_status eb_delta_head(struct eb_delta *delta, eb_bytes base_manifest, eb_bytes base_signature, void *manifest,
                         void *signature, eb_error *error);
 

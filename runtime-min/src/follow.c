@@ -52,18 +52,21 @@ static eb_status take_trust(struct work *work, eb_error *error) {
   eb_bytes file = {work->trust, 0};
   eb_status status = eb_remote_read(work->remote, TRUST, work->trust, EB_TRUST_BYTES_MAX, &file.size, &found, error);
   if (status) return status;
-  if (!found) return eb_fail(error, EB_IO, "publish the release's folder again, whole", "%.200s has no %s", work->follow->base, TRUST);
+  if (!found)
+    return eb_fail(error, EB_IO, "publish the release's folder again, whole", "%.200s has no %s", work->follow->base,
+                   TRUST);
   return eb_keys_follow(work->install->store, work->install->keys, file, error);
 }
 
-/* An index that is refused may be signed by a key that only the next trust file lists, or stand beside a signature that is
- * being replaced. */
+/* An index that is refused may be signed by a key that only the next trust file lists, or stand beside a signature that
+ * is being replaced. */
 static eb_status read_trusted(struct work *work, eb_error *error) {
   eb_status status = read_verified(work, error);
   if (status != EB_REFUSED) return status;
   eb_error ignored;
   bool newer = take_trust(work, &ignored) == EB_OK;
-  for (int attempt = 1; status == EB_REFUSED && attempt < INDEX_ATTEMPTS; attempt++) status = read_verified(work, error);
+  for (int attempt = 1; status == EB_REFUSED && attempt < INDEX_ATTEMPTS; attempt++)
+    status = read_verified(work, error);
   work->follow->new_trust = newer;
   return status;
 }
@@ -148,7 +151,8 @@ static eb_status check_fetched(const struct work *work, const struct eb_index_fi
   eb_status status = eb_feed_hashed(&feed, file->size, work->install->cpu->sha256, NULL, digest, error);
   if (status) return status;
   if (memcmp(digest, file->sha256, sizeof digest) == 0 && lseek(fd, 0, SEEK_SET) == 0) return EB_OK;
-  return eb_fail(error, EB_REFUSED, EB_HINT_DAMAGED, "%s is not the file that release.json names (SHA-256)", file->name);
+  return eb_fail(error, EB_REFUSED, EB_HINT_DAMAGED, "%s is not the file that release.json names (SHA-256)",
+                 file->name);
 }
 
 static eb_status install_delta(struct work *work, const struct eb_index_file *file, eb_error *error) {

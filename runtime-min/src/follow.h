@@ -13,14 +13,14 @@ struct eb_follow {
   /* What was done. */
   bool up_to_date;
   bool by_delta;
-  bool new_trust; /* a newer trust file was taken */
+  bool new_trust;   /* a newer trust file was taken */
   uint64_t fetched; /* bytes */
   uint32_t connections;
   eb_error warning; /* why the delta was not taken */
 };
 
-/* `install` was opened for a store that is locked, with a trust file; its head tells what was installed. When it is up to
- * date nothing is written. */
+/* `install` was opened for a store that is locked, with a trust file; its head tells what was installed. When it is up
+ * to date nothing is written. */
 eb_status eb_follow_run(struct eb_follow *follow, struct eb_install *install, eb_error *error);
 
 #endif

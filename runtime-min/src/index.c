@@ -11,8 +11,8 @@
 #define FILE_MAX ((uint64_t)64 << 30)
 #define TARGETS_MAX 256u
 
-/* The index has one order of keys, so that reading it is expecting one thing after the other; a reader that meets another
- * one fails, and stays so. */
+/* The index has one order of keys, so that reading it is expecting one thing after the other; a reader that meets
+ * another one fails, and stays so. */
 struct scan {
   const char *at, *end;
   bool failed;
@@ -72,7 +72,8 @@ static uint64_t read_number(struct scan *scan, uint64_t least, uint64_t most) {
   while (scan->at < scan->end && *scan->at >= '0' && *scan->at <= '9' && value <= most) {
     value = value * 10 + (uint64_t)(*scan->at++ - '0');
   }
-  if (scan->at == start || (*start == '0' && scan->at - start > 1) || value < least || value > most) scan->failed = true;
+  if (scan->at == start || (*start == '0' && scan->at - start > 1) || value < least || value > most)
+    scan->failed = true;
   return value;
 }
 

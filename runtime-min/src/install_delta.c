@@ -55,7 +55,8 @@ static eb_status read_head(struct update *update, eb_error *error) {
     return eb_fail(error, status == EB_REFUSED ? EB_REFUSED : status, whole,
                    "the delta starts from the release %.12s, which the store does not have", id);
   }
-  eb_bytes manifest = {base->manifest_text, base->manifest_size}, signature = {base->signature_text, base->signature_size};
+  eb_bytes manifest = {base->manifest_text, base->manifest_size},
+           signature = {base->signature_text, base->signature_size};
   head->manifest_size = update->delta->manifest_size;
   head->signature_size = update->delta->signature_size;
   status = eb_delta_head(update->delta, manifest, signature, head->manifest_text, head->signature_text, error);
@@ -91,7 +92,8 @@ static eb_status read_plan(const struct update *update, const struct eb_manifest
   const struct eb_file *file = eb_manifest_file(manifest, "plan.bin");
   int fd = NO_FILE;
   if (plan->memory.base) return EB_OK;
-  if (!file || file->size > EB_DELTA_PLAN_MAX) return eb_fail(error, EB_REFUSED, whole, "plan.bin is too large for a delta");
+  if (!file || file->size > EB_DELTA_PLAN_MAX)
+    return eb_fail(error, EB_REFUSED, whole, "plan.bin is too large for a delta");
   eb_status status = open_blob(update, file, &fd, error);
   if (!status) status = eb_arena_open(&plan->memory, file->size, error);
   eb_feed feed = eb_feed_of_fd(fd);
@@ -103,8 +105,12 @@ static eb_status read_plan(const struct update *update, const struct eb_manifest
 
 static eb_status decode(struct update *update, enum eb_codec codec, const struct eb_file *file, eb_error *error) {
   const struct eb_file *old = eb_manifest_file(&update->base->manifest, file->path);
-  struct eb_delta_file made = {
-      .path = file->path, .size = file->size, .has_old = old != NULL, .get_old = get_old, .put = put, .context = update};
+  struct eb_delta_file made = {.path = file->path,
+                               .size = file->size,
+                               .has_old = old != NULL,
+                               .get_old = get_old,
+                               .put = put,
+                               .context = update};
   eb_status status = old ? open_blob(update, old, &update->old, error) : EB_OK;
   if (old) made.old_size = old->size;
   if (!status && codec == EB_CODEC_WEIGHTS) {

@@ -31,8 +31,8 @@ eb_status eb_keys_expiry(const struct eb_store *store, const struct eb_keys *key
 /* What was made on that day was accepted: the day and the trust file are remembered. */
 eb_status eb_keys_accept(const struct eb_store *store, const struct eb_keys *keys, uint32_t made, eb_error *error);
 
-/* A trust file that was found beside a release: where it follows the one that counts, both with roles, it is remembered,
- * and counts from now on. */
+/* A trust file that was found beside a release: where it follows the one that counts, both with roles, it is
+ * remembered, and counts from now on. */
 eb_status eb_keys_follow(const struct eb_store *store, struct eb_keys *keys, eb_bytes file, eb_error *error);
 
 /* Whether the newest trust file of the store lists this signer, or there is none. */

@@ -1,5 +1,5 @@
-/* Signed integers as modelled bits (SPEC 12.1): is it not zero, is it negative, its class in unary, and what is below the
- * class. */
+/* Signed integers as modelled bits (SPEC 12.1): is it not zero, is it negative, its class in unary, and what is below
+ * the class. */
 #ifndef EB_NUMBERS_H
 #define EB_NUMBERS_H
 
@@ -9,8 +9,8 @@
 #define EB_NUMBER_CLASSES_MAX 64u
 #define EB_NUMBER_BITS(classes) (2 + (1 + EB_NUMBER_DETAILS) * (classes))
 
-/* What is known of a number: a row of EB_NUMBER_BITS(classes) counters from each of `count` contexts, and as many mixers.
- * No magnitude is in a class behind `classes`. */
+/* What is known of a number: a row of EB_NUMBER_BITS(classes) counters from each of `count` contexts, and as many
+ * mixers. No magnitude is in a class behind `classes`. */
 struct eb_number_model {
   eb_counter *row[EB_MIX_INPUTS];
   unsigned count;

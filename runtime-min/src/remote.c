@@ -17,7 +17,7 @@
 #include <time.h>
 #include <unistd.h>
 
-#define HEAD_MAX ((size_t)8 << 10) /* of a response */
+#define HEAD_MAX ((size_t)8 << 10)       /* of a response */
 #define DISCARD_MAX ((uint64_t)64 << 10) /* so much is read and dropped rather than asked for anew */
 #define PORT "80"
 
@@ -95,8 +95,8 @@ __attribute__((format(printf, 2, 3))) static enum outcome again(struct eb_remote
   va_start(list, format);
   vsnprintf(what, sizeof what, format, list);
   va_end(list);
-  eb_fail(&remote->error, EB_IO, "what has arrived is kept: the next attempt goes on from there", "cannot get %s from %.100s: %s",
-          remote->name, remote->base, what);
+  eb_fail(&remote->error, EB_IO, "what has arrived is kept: the next attempt goes on from there",
+          "cannot get %s from %.100s: %s", remote->name, remote->base, what);
   return AGAIN;
 }
 
@@ -135,8 +135,10 @@ static enum outcome open_curl(struct eb_remote *remote) {
   snprintf(start, sizeof start, "%llu", (unsigned long long)(remote->at - remote->drop));
   snprintf(silence, sizeof silence, "%u", (remote->patience.silence_ms + 999) / 1000);
   if (pipe2(ends, O_CLOEXEC) < 0) return again(remote, "%s", strerror(errno));
-  const char *const argv[] = {"curl",         "--silent", "--fail",  "--location", "--proto", "=https", "--connect-timeout", silence,
-                              "--speed-time", silence,    "--continue-at", start, "--",      url,      NULL};
+  const char *const argv[] = {
+      "curl",  "--silent",     "--fail", "--location",    "--proto", "=https", "--connect-timeout",
+      silence, "--speed-time", silence,  "--continue-at", start,     "--",     url,
+      NULL};
   pid_t child = fork();
   if (child == 0) {
     dup2(ends[1], STDOUT_FILENO);
@@ -170,7 +172,8 @@ static enum outcome end_of_curl(struct eb_remote *remote) {
     return again(remote, "curl: the server knows no ranges");
   }
   if (code == 22) return remote->at ? again(remote, "curl: the server refuses it") : MISSING;
-  if (code == 60 || code == 51) return never(remote, "check the device's clock and certificates", "curl: the server's certificate does not hold");
+  if (code == 60 || code == 51)
+    return never(remote, "check the device's clock and certificates", "curl: the server's certificate does not hold");
   return again(remote, "curl ends with code %d", code);
 }
 
@@ -292,11 +295,13 @@ static bool number_of(const char *text, uint64_t *number) {
   return errno == 0;
 }
 
-/* 206: the range must start where it was asked to; 200: from the start, so that what is there already is passed over. */
+/* 206: the range must start where it was asked to; 200: from the start, so that what is there already is passed over.
+ */
 static enum outcome take_body(struct eb_remote *remote, const char *head, int code) {
   uint64_t start = 0;
   const char *range = field(head, "Content-Range");
-  if (code == 206 && (!range || !starts_with(range, "bytes ") || !number_of(range + 6, &start) || start != remote->at)) {
+  if (code == 206 &&
+      (!range || !starts_with(range, "bytes ") || !number_of(range + 6, &start) || start != remote->at)) {
     return never(remote, "the server does not keep to RFC 9110", "it answered with another range");
   }
   if (field(head, "Transfer-Encoding") || field(head, "Content-Encoding")) {
@@ -325,7 +330,8 @@ static enum outcome read_head(struct eb_remote *remote) {
   memcpy(head, remote->buffer, size);
   head[size] = 0;
   remote->begin = size + 2;
-  if (!starts_with(head, "HTTP/1.") || strlen(head) != size || head[8] != ' ') return again(remote, "its answer is no HTTP");
+  if (!starts_with(head, "HTTP/1.") || strlen(head) != size || head[8] != ' ')
+    return again(remote, "its answer is no HTTP");
   int code = atoi(head + 9);
   if (code == 200 || code == 206) return take_body(remote, head, code);
   if (code == 404 || code == 410) return MISSING;
@@ -381,8 +387,9 @@ static enum outcome more(struct eb_remote *remote) {
     if (outcome != DONE) return outcome;
   }
   bool cut = remote->size != EB_REMOTE_SIZE_ANY ? remote->at < remote->size : remote->left != EB_REMOTE_SIZE_ANY;
-  return !cut ? DONE : is_http(remote) ? again(remote, "the connection was closed too early")
-                                       : never(remote, "publish the release's folder again, whole", "it is too short");
+  return !cut              ? DONE
+         : is_http(remote) ? again(remote, "the connection was closed too early")
+                           : never(remote, "publish the release's folder again, whole", "it is too short");
 }
 
 /* Some bytes from `at` on, none at the end: connects, and connects again. */
@@ -409,12 +416,14 @@ static ssize_t read_remote(void *context, void *data, size_t size) {
   struct eb_remote *remote = context;
   enum outcome outcome = fetch(remote);
   if (outcome == MISSING) {
-    eb_fail(&remote->error, EB_IO, "publish the release's folder again, whole", "%.200s has no %s", remote->base, remote->name);
+    eb_fail(&remote->error, EB_IO, "publish the release's folder again, whole", "%.200s has no %s", remote->base,
+            remote->name);
   }
   if (outcome != DONE) return -EIO;
   size_t count = remote->end - remote->begin;
   if (count > size) count = size;
-  if (remote->size != EB_REMOTE_SIZE_ANY && count > remote->size - remote->at) count = (size_t)(remote->size - remote->at);
+  if (remote->size != EB_REMOTE_SIZE_ANY && count > remote->size - remote->at)
+    count = (size_t)(remote->size - remote->at);
   memcpy(data, remote->buffer + remote->begin, count);
   remote->begin += count;
   remote->at += count;
@@ -457,7 +466,9 @@ eb_status eb_remote_read(struct eb_remote *remote, const char *name, void *buffe
     enum outcome outcome = fetch(remote);
     if (outcome == MISSING) *found = false;
     if (outcome == MISSING) break;
-    ssize_t got = outcome == DONE ? read_remote(remote, full ? &beyond : (uint8_t *)buffer + *size, full ? 1 : limit - *size) : -EIO;
+    ssize_t got = outcome == DONE
+                      ? read_remote(remote, full ? &beyond : (uint8_t *)buffer + *size, full ? 1 : limit - *size)
+                      : -EIO;
     if (got < 0) {
       *error = remote->error;
       disconnect(remote);
@@ -466,8 +477,8 @@ eb_status eb_remote_read(struct eb_remote *remote, const char *name, void *buffe
     if (got == 0) break;
     if (full) {
       disconnect(remote);
-      return eb_fail(error, EB_REFUSED, "publish the release's folder again", "%s of %.100s has more than %zu bytes", name,
-                     remote->base, limit);
+      return eb_fail(error, EB_REFUSED, "publish the release's folder again", "%s of %.100s has more than %zu bytes",
+                     name, remote->base, limit);
     }
     *size += (size_t)got;
   }

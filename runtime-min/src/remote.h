@@ -1,8 +1,8 @@
 /* Files of a release's folder: in a directory, or behind http:// or https:// (RFC 9110).
  *
- * Everything that is fetched is signed, so plain HTTP is enough to be safe from changes; it hides nothing. https:// is left
- * to the device's own curl, with its certificates and its security updates: a TLS library of our own would be larger than
- * the rest of this program, and outlive its security fixes. */
+ * Everything that is fetched is signed, so plain HTTP is enough to be safe from changes; it hides nothing. https:// is
+ * left to the device's own curl, with its certificates and its security updates: a TLS library of our own would be
+ * larger than the rest of this program, and outlive its security fixes. */
 #ifndef EB_REMOTE_H
 #define EB_REMOTE_H
 

@@ -8,9 +8,8 @@ bool eb_unzstd_open(struct eb_unzstd *unzstd, eb_bytes prefix) {
   unzstd->context = stream;
   if (!stream || ZSTD_isError(ZSTD_DCtx_setParameter(stream, ZSTD_d_windowLogMax, EB_UNZSTD_WINDOW_LOG))) return false;
   if (!prefix.size) return true;
-  const ZSTD_DDict *dictionary =
-      ZSTD_initStaticDDict(unzstd->prefix_memory, sizeof unzstd->prefix_memory, prefix.data, prefix.size, ZSTD_dlm_byRef,
-                           ZSTD_dct_rawContent);
+  const ZSTD_DDict *dictionary = ZSTD_initStaticDDict(unzstd->prefix_memory, sizeof unzstd->prefix_memory, prefix.data,
+                                                      prefix.size, ZSTD_dlm_byRef, ZSTD_dct_rawContent);
   return dictionary && !ZSTD_isError(ZSTD_DCtx_refDDict(stream, dictionary));
 }
 
