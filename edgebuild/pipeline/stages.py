@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     import onnx
 
     from edgebuild.reference import Foreign
+    from edgebuild.stages.compile import Values
     from edgebuild.stages.evaluate import Custom
     from edgebuild.stages.quantize import Calibrated, Settings, Update
 
@@ -125,7 +126,7 @@ class Stages(Cached):
         plan, old = self.old.file("plan.bin"), self.old.file("weights.bin")
 
         def coded(model: "onnx.ModelProto") -> int:
-            new = self.values(model)
+            new = self._values(model).weights
             found = codecs().weights(plan, old, new, len(new))
             return len(new) if found is None else len(found)
 
@@ -181,8 +182,7 @@ class Stages(Cached):
         def make() -> dict[str, bytes]:
             from edgebuild.stages.compile import compile_model  # noqa: PLC0415 - imports TVM
 
-            if self.old and self.layout_kept():
-                weights = self.values(model_of(quantized))
+            if self.old and (weights := self._in_old_form(model_of(quantized))) is not None:
                 return {name: self.old.file(name) for name in ("program.so", "plan.bin")} | {"weights.bin": weights}
             made = compile_model(model_of(quantized), target, locked)
             return {"program.so": made.program_so, "plan.bin": made.plan, "weights.bin": made.weights}
@@ -191,22 +191,24 @@ class Stages(Cached):
         keys = [quantized.digest_of("model.onnx"), repr(anonymous), repr(sorted(locked.items()))]
         return self.entry("compile", [*keys, self.old.digest if self.old else ""], make)
 
-    def layout_kept(self) -> bool:
-        """Whether values still lie in weights.bin as in the old release: then its code serves the new ones."""
+    def _in_old_form(self, model: "onnx.ModelProto") -> bytes | None:
+        """weights.bin of the model, if the old release's code serves it: both have one form, and what is compiled today
+        would give the old release's values.
+        """
         import onnx  # noqa: PLC0415
 
         assert self.old is not None
         if self.old.basis.precision == "float32":
-            return False
-        old = self.values(onnx.load_model_from_string(self.old.basis.model))
-        return old == self.old.file("weights.bin")
+            return None
+        old = self._values(onnx.load_model_from_string(self.old.basis.model))
+        new = self._values(model)
+        return new.weights if old.form == new.form and old.weights == self.old.file("weights.bin") else None
 
-    def values(self, model: "onnx.ModelProto") -> bytes:
-        """weights.bin of a model of the old release's form."""
-        from edgebuild.stages.compile import weights_of  # noqa: PLC0415 - imports TVM
+    def _values(self, model: "onnx.ModelProto") -> "Values":
+        from edgebuild.stages.compile import values_of  # noqa: PLC0415 - imports TVM
 
         assert self.old is not None
-        return weights_of(model, self.job.target, self.old.basis.schedules)
+        return values_of(model, self.job.target, self.old.basis.schedules)
 
     def schedules(self, quantized: Entry) -> dict[str, str]:
         """Block sizes by shape: the earlier release's, else the lock's, and what a search was asked to find."""

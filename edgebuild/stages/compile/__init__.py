@@ -48,10 +48,30 @@ def compile_model(model: "onnx.ModelProto", target: Target, locked: "Mapping[str
     return Program(build_program(kernels, target), write_plan(plan), weights)
 
 
-def weights_of(model: "onnx.ModelProto", target: Target, locked: "Mapping[str, str]" = _NOTHING) -> bytes:
-    """The `weights.bin` that `compile_model` would give: no code is generated. Raises as that does."""
+@dataclass(frozen=True)
+class Values:
+    """`weights.bin`, and `form`: models of one form have one `program.so` and one `plan.bin`."""
+
+    weights: bytes
+    form: str
+
+
+def values_of(model: "onnx.ModelProto", target: Target, locked: "Mapping[str, str]" = _NOTHING) -> Values:
+    """The values that `compile_model` would give: no code is generated. Raises as that does."""
     lowered = _scheduled(model, target, locked)
-    return b"".join(_padded(data) for _, data in _constants(lowered))
+    return Values(b"".join(_padded(data) for _, data in _constants(lowered)), _form(lowered))
+
+
+def _form(lowered: Lowered) -> str:
+    """The steps with all that makes their kernels, and the tensors but for their values."""
+    emitter = lowered.emitter
+    steps = [
+        (s.name, s.kind, s.make.__module__, s.make.__qualname__, s.spec, s.options, s.inputs, s.written)
+        for s in emitter.steps
+    ]
+    found = [(n, emitter.storages[n]) for n in _used(lowered)]
+    tensors = [(n, item.name, item.dtype, item.shape, item.data is None) for n, item in found]
+    return repr((steps, tensors, lowered.inputs, lowered.outputs))
 
 
 def _scheduled(model: "onnx.ModelProto", target: Target, locked: "Mapping[str, str]") -> Lowered:
