@@ -54,9 +54,11 @@ static eb_status start(struct eb_store *store, const struct eb_head *head, const
     close(nothing);
     return cannot("pipe", error);
   }
+  pid_t parent = getpid();
   trial->child = fork();
   if (trial->child == 0) {
-    eb_launch_become(runtime, (char *const *)(uintptr_t)argv, nothing, nothing, errors[1], SIGKILL);
+    const int streams[] = {nothing, nothing, errors[1]};
+    eb_launch_become(runtime, (char *const *)(uintptr_t)argv, streams, parent, SIGKILL);
   }
   close(nothing);
   close(errors[1]);

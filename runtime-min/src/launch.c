@@ -38,15 +38,13 @@ eb_status eb_launch_open(struct eb_store *store, const struct eb_head *head, con
   return status;
 }
 
-static void use_as(int fd, int number) {
-  if (fd >= 0) dup2(fd, number);
-}
-
-_Noreturn void eb_launch_become(int runtime, char *const *argv, int input, int output, int errors, int death_signal) {
-  use_as(input, STDIN_FILENO);
-  use_as(output, STDOUT_FILENO);
-  use_as(errors, STDERR_FILENO);
+_Noreturn void eb_launch_become(int runtime, char *const *argv, const int streams[3], pid_t parent, int death_signal) {
+  for (int number = 0; number < 3; number++) {
+    if (streams[number] >= 0) dup2(streams[number], number);
+  }
   prctl(PR_SET_PDEATHSIG, death_signal);
+  /* It may have died before it was asked to tell. */
+  if (getppid() != parent) _exit(EB_IO);
   /* A script's interpreter opens it by its descriptor. */
   fcntl(runtime, F_SETFD, 0);
   fexecve(runtime, argv, environ);

@@ -8,8 +8,8 @@
 eb_status eb_launch_open(struct eb_store *store, const struct eb_head *head, const struct eb_cpu *cpu, int *fd,
                          eb_error *error);
 
-/* In a new process: its standard streams, descriptor `input`, `output` and `errors` (-1: leave it), the end that it
- * meets when its parent dies, then the runtime. Exits with EB_UNSUPPORTED when that cannot be executed. */
-_Noreturn void eb_launch_become(int runtime, char *const *argv, int input, int output, int errors, int death_signal);
+/* In a new process of `parent`: its standard streams, the descriptors `streams` (-1: the parent's), the signal
+ * that ends it when its parent dies, then the runtime. Exits with EB_UNSUPPORTED when that cannot be executed. */
+_Noreturn void eb_launch_become(int runtime, char *const *argv, const int streams[3], pid_t parent, int death_signal);
 
 #endif

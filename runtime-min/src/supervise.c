@@ -146,7 +146,7 @@ static eb_status cannot(const char *what, eb_error *error) {
                  strerror(errno));
 }
 
-static void become(const struct eb_supervise *run, const struct attempt *attempt, int ready,
+static void become(const struct eb_supervise *run, const struct attempt *attempt, int ready, pid_t parent,
                    const sigset_t *old_signals) {
   char number[16];
   size_t count = 0;
@@ -160,15 +160,17 @@ static void become(const struct eb_supervise *run, const struct attempt *attempt
   fcntl(ready, F_SETFD, 0);
   sigprocmask(SIG_SETMASK, old_signals, NULL);
   /* execve takes strings that it does not write to. */
-  eb_launch_become(attempt->runtime, (char *const *)(uintptr_t)run->argv, -1, -1, -1, SIGTERM);
+  static const int ours[] = {-1, -1, -1};
+  eb_launch_become(attempt->runtime, (char *const *)(uintptr_t)run->argv, ours, parent, SIGTERM);
 }
 
 static eb_status start(const struct eb_supervise *run, struct attempt *attempt, const sigset_t *old_signals,
                        eb_error *error) {
   int ready[2];
   if (pipe2(ready, O_CLOEXEC)) return cannot("pipe", error);
+  pid_t parent = getpid();
   attempt->child = fork();
-  if (attempt->child == 0) become(run, attempt, ready[1], old_signals);
+  if (attempt->child == 0) become(run, attempt, ready[1], parent, old_signals);
   close(ready[1]);
   attempt->ready = ready[0];
   if (attempt->child > 0) return EB_OK;
