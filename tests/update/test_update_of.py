@@ -52,6 +52,15 @@ def test_small_changes_change_few_integers(compiled: Callable[..., Release], old
     assert new.report["accuracy"]["sqnr_db"] > plain.report["accuracy"]["sqnr_db"] - 1.5
 
 
+def test_another_training_altogether(compiled: Callable[..., Release], old: Release) -> None:
+    """Weights that have nothing to do with the old ones, some of them the opposite."""
+    given = values(3)
+    given["w1"] = -values()["w1"]
+    plain = compiled(given, "1.5.0-plain")
+    new = compiled(given, "1.5.0", "--update-of", old.path)
+    assert new.report["accuracy"]["sqnr_db"] > plain.report["accuracy"]["sqnr_db"] - 3
+
+
 def test_a_grid_that_no_longer_serves_is_replaced(compiled: Callable[..., Release], old: Release) -> None:
     given = values()
     given["g1"], given["b1"] = 3 * given["g1"], 3 * given["b1"]

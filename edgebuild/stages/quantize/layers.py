@@ -209,7 +209,9 @@ class Rows:
         step = old.scale.astype(np.float64)
         few, many = _FITS if not aim.relative else _FITS_ROUGHLY
         fits = (widest <= many * step) & (widest >= few * step)
-        wanted = np.where(multiple | (fits & (rest < _EXPLAINED * change)), gain, 1.0)
+        covers = (gain > 0) & (widest <= many * step * gain) & (widest >= few * step * gain)
+        explained = fits & covers & (rest < _EXPLAINED * change)
+        wanted = np.where(multiple | explained, gain, 1.0)
         wanted = np.where(~multiple & ~fits, widest / (127.0 * step), wanted)
         worth = np.maximum(0.25 * step**2 / 12 * energy.sum(axis=1), aim.relative * self.variance * _SCALE_BITS)
         moved = ~same & (~fits | ((wanted - 1) ** 2 * power > worth))
