@@ -53,7 +53,7 @@ def test_small_changes_change_few_integers(compiled: Callable[..., Release], old
 
 
 def test_another_training_altogether(compiled: Callable[..., Release], old: Release) -> None:
-    """Weights that have nothing to do with the old ones, some of them the opposite; a kept grid costs up to 3 dB a tensor."""
+    """Weights that have nothing to do with the old ones, some of them the opposite. A kept grid costs up to 3 dB."""
     given = values(3)
     given["w1"] = -values()["w1"]
     plain = compiled(given, "1.5.0-plain")
