@@ -21,22 +21,25 @@ def delta(
             "--output",
             "-o",
             metavar="FILE.edelta",
-            help="Default: beside NEW, OLDVERSION-to-NEW.edelta.",
+            help="Default: beside NEW, NEW-from-VERSION.edelta.",
             show_default=False,
         ),
     ] = None,
     as_json: Json = False,
 ) -> None:
     """Write what turns one release into the next: only what changed, coded against what the device has."""
+    from edgebuild.core.bundle import read_unverified
     from edgebuild.core.disk import write_together
     from edgebuild.pipeline.delta import make_delta
 
     before, after = read_file(old), read_file(new)
     if before == after:
         raise UsageError(f"{old} and {new} are the same bundle", "there is nothing to update")
-    with naming(new):
-        made = make_delta(before, after)
-    path = output or new.with_name(f"{made.old.version}-to-{new.stem}.edelta")
+    for path, data in ((old, before), (new, after)):
+        with naming(path):
+            read_unverified(data)
+    made = make_delta(before, after)
+    path = output or new.with_name(f"{new.stem}-from-{made.old.version}.edelta")
     write_together(path.parent, {path.name: made.data})
     found = {
         "file": str(path),
