@@ -233,15 +233,15 @@ class Rows:
             self._bits = rate.Bits.of(near - old)
         return near
 
-    def layer(self, choice: Choice, shift: Array | float = 0.0) -> Layer:
-        """As insert.py writes it; `shift` [O] is added to the result's mean, in float32's units."""
+    def layer(self, choice: Choice) -> Layer:
+        """As insert.py writes it."""
         axis, scale, q = weight_axis(self.node), choice.scale.astype(np.float64), choice.q
         units = float(self.ends.x.scale) * scale
         bias = None
         if self.old.bias is not None and self.offset is not None:
             error = q * scale[:, None] - self.weight
-            wanted = (self.offset - by_group(error, self.mean) + shift) / units
-            still = self._still(choice, shift)
+            wanted = (self.offset - by_group(error, self.mean)) / units
+            still = self._still(choice)
             bias = aligned_bias(self.old, q, wanted, choice.step, self.ends.x.zero_point, still)
         return Layer(shaped(q, self._value, axis).astype(np.int8), choice.scale, bias, units.astype(np.float32))
 
@@ -250,7 +250,7 @@ class Rows:
         change.
         """
         axis, made = weight_axis(self.node), self.layer(choice)
-        still = self._still(choice, 0.0)
+        still = self._still(choice)
         whole = made.q.astype(np.float64) * np.expand_dims(made.scale.astype(np.float64), _others(made.q, axis))
         rows = np.where(still[:, None], self.weight, rows_of(whole, axis))
         weight = shaped(rows, self._value, axis).astype(np.float32)
@@ -258,14 +258,14 @@ class Rows:
             return weight, None
         return weight, np.where(still, self.offset, made.bias * made.bias_scale.astype(np.float64)).astype(np.float32)
 
-    def _still(self, choice: Choice, shift: Array | float) -> Array:
+    def _still(self, choice: Choice) -> Array:
         """The channels that nothing has changed."""
         widest = np.abs(self.weight).max(axis=1, initial=0.0)
         same = np.abs(self.weight - self.old.weight).max(axis=1, initial=0.0) <= _SAME * widest
         if self.offset is not None and self.old.offset is not None:
             same &= np.abs(self.offset - self.old.offset) <= _SAME * np.abs(self.old.offset).max(initial=0.0)
         alike = pair(self.old.ends) == pair(self.ends) and self.old.ends.x.zero_point == self.ends.x.zero_point
-        return np.asarray(same & (choice.scale == self.old.scale) & alike & (np.asarray(shift) == 0))
+        return np.asarray(same & (choice.scale == self.old.scale) & alike)
 
     def _bias_step(self, aim: Aim) -> Array:
         """The largest power of two, in units of the sums, that is at most a part of the output's step; or what coding

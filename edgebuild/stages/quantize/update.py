@@ -9,7 +9,7 @@ import onnx
 from edgebuild.stages.quantize import rate
 from edgebuild.stages.quantize.calibrated import Calibrated, Samples, Settings, calibrated_as
 from edgebuild.stages.quantize.fold import fold
-from edgebuild.stages.quantize.graph import Array, Graph
+from edgebuild.stages.quantize.graph import Graph
 from edgebuild.stages.quantize.kept import Basis, Grids, check_same, grids
 from edgebuild.stages.quantize.layers import Aim, Choice, Layers
 from edgebuild.stages.quantize.search import decibels
@@ -59,12 +59,9 @@ class Update:
         """How far a model's outputs are from the new float network's."""
         return round(decibels(self.found.judge.error(model)), 2)
 
-    def model(self, choices: Choices, shifts: Mapping[str, Array] | None = None) -> onnx.ModelProto:
-        """The QDQ model with these choices; `shifts` as in Rows.layer."""
-        moved = shifts or {}
-        self.plan.network.layers = {
-            name: rows.layer(choices[name], moved.get(name, 0.0)) for name, rows in self.layers.of.items()
-        }
+    def model(self, choices: Choices) -> onnx.ModelProto:
+        """The QDQ model with these choices."""
+        self.plan.network.layers = {name: rows.layer(choices[name]) for name, rows in self.layers.of.items()}
         made = self.plan.model(self.grid.chosen)
         check_same(Graph(made), self.basis.model)
         onnx.checker.check_model(made, full_check=True)
