@@ -12,7 +12,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -234,6 +234,13 @@ def compiled(name: str, out: Path, *options: str) -> Path:
     command = [sys.executable, "-m", "edgebuild", "compile", *given, "--version", version, *options]
     subprocess.run(command, check=True, stdout=sys.stderr)
     return out / f"{RECIPE}-{version}-host.ebundle"
+
+
+def pairs(folder: Path) -> Iterator[tuple[str, Path, Path]]:
+    """Name, the first training's bundle, and that of each fine-tune as an update of it."""
+    old = compiled("old", folder / "old")
+    for name in TUNES:
+        yield name, old, compiled(name, folder / name, "--update-of", str(old))
 
 
 def main() -> None:
