@@ -69,6 +69,17 @@ static eb_status open_input(const char *operand, int *fd, eb_error *error) {
   return eb_fail(error, EB_IO, EB_HINT_PATH, "cannot open %s: %s", operand, strerror(errno));
 }
 
+/* Once more from the start where that may help and the source can. */
+static eb_status install_from(struct eb_install *work, int fd, eb_error *error) {
+  off_t start = lseek(fd, 0, SEEK_CUR);
+  eb_status status;
+  do {
+    eb_feed feed = eb_feed_of_fd(fd);
+    status = eb_install_feed(work, &feed, error);
+  } while (status && work->stale && start >= 0 && lseek(fd, start, SEEK_SET) == start);
+  return status;
+}
+
 static eb_status install(struct eb_commands *commands, struct opened *opened, eb_error *error) {
   struct eb_install work = {.store = &opened->store, .cpu = &commands->cpu};
   int fd = -1;
@@ -80,8 +91,7 @@ static eb_status install(struct eb_commands *commands, struct opened *opened, eb
   if (status) return status;
   work.keys = &opened->keys;
   work.trust_path = opened->path[0] ? opened->path : NULL;
-  eb_feed feed = eb_feed_of_fd(fd);
-  status = eb_install_feed(&work, &feed, error);
+  status = install_from(&work, fd, error);
   if (fd != STDIN_FILENO) close(fd);
   if (!status) report_install(commands, &work);
   if (!status && work.warning.status) {

@@ -47,6 +47,10 @@ eb_status eb_disk_folder(const struct eb_folder *parent, const char *name, bool 
   }
   if (folder->fd >= 0) return EB_OK;
   if (errno == ELOOP || errno == ENOTDIR) return strange(parent, name, "folder", error);
+  if (errno == ENOENT) {
+    return eb_fail(error, EB_IO, "edgebuild-run install FILE makes what is missing",
+                   "the store has no folder %s: nothing was installed in it", name);
+  }
   return failed(parent, name, "open", error);
 }
 
@@ -59,7 +63,7 @@ static eb_status check_owner(const char *path, int fd, eb_error *error) {
                  "others than this user may write to the store %s", path);
 }
 
-static eb_status sync_parent(const char *path, eb_error *error) {
+eb_status eb_disk_sync_parent(const char *path, eb_error *error) {
   char parent[4096];
   int length = snprintf(parent, sizeof parent, "%s/..", path);
   int fd = length < (int)sizeof parent ? open(parent, FOLDER_FLAGS) : -1;
@@ -76,8 +80,6 @@ eb_status eb_disk_root(const char *path, bool make, struct eb_folder *folder, eb
       return eb_fail(error, EB_IO, "name another with --store DIR; the folder that it lies in must exist",
                      "cannot make the store %s: %s", path, strerror(errno));
     }
-    eb_status status = sync_parent(path, error);
-    if (status) return status;
     folder->fd = open(path, FOLDER_FLAGS);
   }
   if (folder->fd < 0) {
@@ -206,6 +208,10 @@ eb_status eb_disk_finish(const struct eb_folder *from, const char *name, int fd,
 eb_status eb_disk_remove(const struct eb_folder *folder, const char *name, eb_error *error) {
   if (unlinkat(folder->fd, name, 0) == 0 || errno == ENOENT) return EB_OK;
   return failed(folder, name, "remove", error);
+}
+
+bool eb_disk_has(const struct eb_folder *folder, const char *name) {
+  return faccessat(folder->fd, name, F_OK, 0) == 0;
 }
 
 /* struct linux_dirent64, which no header of glibc 2.28 has. */

@@ -120,17 +120,12 @@ static const struct eb_index_delta *find_delta(const struct work *work) {
 }
 
 /* A delta is decoded in one go, so it is fetched first; what has arrived of it stays for the next attempt. */
-static eb_status fetch(struct work *work, const struct eb_index_file *file, const char *name, int *fd,
+static eb_status fetch(struct work *work, const struct eb_index_file *file, const char *name, int fd, uint64_t at,
                        eb_error *error) {
   const struct eb_folder *partial = &work->install->store->partial;
-  uint64_t at;
-  eb_status status = eb_disk_begin(partial, name, fd, &at, error);
-  if (!status && at > file->size) {
-    at = 0;
-    status = eb_disk_truncate(partial, name, *fd, at, error);
-  }
+  if (at > file->size) at = 0;
+  eb_status status = eb_disk_truncate(partial, name, fd, at, error);
   if (status) return status;
-  if (lseek(*fd, (off_t)at, SEEK_SET) < 0) return eb_fail(error, EB_IO, "", "cannot go on with %s", file->name);
   eb_remote_file(work->remote, file->name, file->size);
   eb_feed feed = eb_remote_feed(work->remote);
   if (at && feed.skip(feed.context, at)) return *error = work->remote->error, error->status;
@@ -138,7 +133,7 @@ static eb_status fetch(struct work *work, const struct eb_index_file *file, cons
     uint8_t chunk[16 << 10];
     ssize_t got = feed.read(feed.context, chunk, sizeof chunk);
     if (got <= 0) return *error = work->remote->error, error->status;
-    status = eb_disk_append(partial, name, *fd, chunk, (size_t)got, error);
+    status = eb_disk_append(partial, name, fd, chunk, (size_t)got, error);
     at += (uint64_t)got;
   }
   return status;
@@ -155,13 +150,24 @@ static eb_status check_fetched(const struct work *work, const struct eb_index_fi
                  file->name);
 }
 
+/* *arrived: all of it is there, right or wrong. */
+static eb_status fetch_from(struct work *work, const struct eb_index_file *file, const char *name, int fd, uint64_t at,
+                            bool *arrived, eb_error *error) {
+  eb_status status = fetch(work, file, name, fd, at, error);
+  *arrived = !status;
+  return status ? status : check_fetched(work, file, fd, error);
+}
+
 static eb_status install_delta(struct work *work, const struct eb_index_file *file, eb_error *error) {
   char name[EB_ID_TEXT];
   int fd = NO_FILE;
+  uint64_t at;
+  bool arrived = false;
   eb_digest_text(file->sha256, name);
-  eb_status status = fetch(work, file, name, &fd, error);
-  bool arrived = !status;
-  if (!status) status = check_fetched(work, file, fd, error);
+  eb_status status = eb_disk_begin(&work->install->store->partial, name, &fd, &at, error);
+  if (!status) status = fetch_from(work, file, name, fd, at, &arrived, error);
+  /* After a power cut what had arrived may be zeros that nobody wrote. */
+  if (status == EB_REFUSED && at) status = fetch_from(work, file, name, fd, 0, &arrived, error);
   eb_feed feed = eb_feed_of_fd(fd);
   if (!status) status = eb_install_delta(work->install, &feed, error);
   if (fd >= 0) close(fd);
@@ -171,9 +177,12 @@ static eb_status install_delta(struct work *work, const struct eb_index_file *fi
 }
 
 static eb_status install_whole(struct work *work, eb_error *error) {
-  eb_remote_file(work->remote, work->index->bundle.name, work->index->bundle.size);
-  eb_feed feed = eb_remote_feed(work->remote);
-  eb_status status = eb_install_archive(work->install, &feed, error);
+  eb_status status;
+  do {
+    eb_remote_file(work->remote, work->index->bundle.name, work->index->bundle.size);
+    eb_feed feed = eb_remote_feed(work->remote);
+    status = eb_install_archive(work->install, &feed, error);
+  } while (status && work->install->stale);
   /* What the installer saw of a line that failed is less than what the remote knows. */
   if (status == EB_IO && work->remote->error.status) *error = work->remote->error;
   return status;
@@ -196,7 +205,7 @@ static eb_status run(struct work *work, eb_error *error) {
   if (status) return status;
   eb_digest_text(work->index->id, id);
   work->follow->up_to_date = work->found && strcmp(id, work->state.current) == 0;
-  return work->follow->up_to_date ? EB_OK : install(work, error);
+  return work->follow->up_to_date ? eb_install_settle(work->install, error) : install(work, error);
 }
 
 eb_status eb_follow_run(struct eb_follow *follow, struct eb_install *install_, eb_error *error) {

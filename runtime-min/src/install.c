@@ -128,7 +128,7 @@ static eb_status begin_file(struct eb_install *install, bool resume, uint64_t *f
   /* The last byte always comes from the source, so that a file never ends before it began. */
   if (!resume || arrived >= install->file->size) arrived = 0;
   status = hash_arrived(install, arrived - arrived % HASH_BLOCK, error);
-  *from = install->size;
+  *from = install->resumed = install->size;
   return status;
 }
 
@@ -184,6 +184,15 @@ void eb_install_drop(struct eb_install *install) {
   eb_disk_remove(&install->store->partial, install->name, NULL);
 }
 
+/* After a power cut what has arrived may be zeros that nobody wrote. */
+static eb_status refuse_resumed(struct eb_install *install, eb_error *error) {
+  install->stale = !eb_disk_has(&install->store->partial, install->name);
+  install->kept -= install->resumed;
+  return eb_fail(error, EB_IO, "give the whole file again: what had arrived of this one is dropped",
+                 "the bundle's file %s, of which %llu bytes had arrived before, is not the one that was signed (SHA-256)",
+                 install->file->path, (unsigned long long)install->resumed);
+}
+
 eb_status eb_install_file_end(struct eb_install *install, eb_error *error) {
   uint8_t digest[EB_SHA256_BYTES];
   eb_status status =
@@ -195,12 +204,20 @@ eb_status eb_install_file_end(struct eb_install *install, eb_error *error) {
   if (!whole || memcmp(digest, install->file->sha256, sizeof digest) != 0) {
     /* The next attempt starts from the file's beginning. */
     eb_install_drop(install);
-    return eb_archive_other_file(install->file->path, error);
+    return install->resumed ? refuse_resumed(install, error) : eb_archive_other_file(install->file->path, error);
   }
   status = eb_disk_finish(&install->store->partial, install->name, install->fd, &install->store->blobs, error);
   close(install->fd);
   install->fd = -1;
   install->files_written++;
+  return status;
+}
+
+/* What an installation that was ended left in its place need not be durable yet. */
+static eb_status make_durable(const struct eb_store *store, eb_error *error) {
+  const struct eb_folder *folders[] = {&store->blobs, &store->releases, &store->root};
+  eb_status status = EB_OK;
+  for (size_t i = 0; !status && i < sizeof folders / sizeof *folders; i++) status = eb_disk_sync(folders[i], error);
   return status;
 }
 
@@ -247,10 +264,19 @@ static eb_status put_state(struct eb_install *install, eb_error *error) {
   return eb_store_state_end(install->store, manifest->name, changes ? &state : NULL, error);
 }
 
+eb_status eb_install_settle(struct eb_install *install, eb_error *error) {
+  eb_status status = eb_disk_sync(&install->store->functions, error);
+  if (!status) eb_gc(install->store, &install->removed, &install->warning);
+  return status;
+}
+
 eb_status eb_install_commit(struct eb_install *install, eb_error *error) {
   eb_status status = put_head(install, error);
-  if (!status && install->complete)
-    return eb_keys_accept(install->store, install->keys, install->head->manifest.made, error);
+  if (!status) status = make_durable(install->store, error);
+  if (!status && install->complete) {
+    status = eb_keys_accept(install->store, install->keys, install->head->manifest.made, error);
+    return status ? status : eb_install_settle(install, error);
+  }
   if (!status) status = eb_canary(install->store, install->head, install->trust_path, install->cpu, error);
   if (status == EB_CHECK) mark_bad(install);
   if (!status) status = eb_keys_accept(install->store, install->keys, install->head->manifest.made, error);
@@ -292,6 +318,7 @@ static eb_status read_member(struct eb_install *install, uint32_t index, const e
 }
 
 eb_status eb_install_archive(struct eb_install *install, const eb_feed *feed, eb_error *error) {
+  install->stale = false;
   eb_status status = eb_head_read(install->head, feed, install->cpu->sha256, error);
   if (!status) status = eb_install_begin(install, error);
   for (uint32_t i = 0; !status && !install->complete && i < install->head->manifest.file_count; i++) {

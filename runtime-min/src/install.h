@@ -25,7 +25,9 @@ struct eb_install {
   const struct eb_file *file;
   uint64_t size; /* hashed so far */
   struct eb_sha256 hash;
-  size_t held; /* bytes in `buffer` that are not hashed yet */
+  size_t held;      /* bytes in `buffer` that are not hashed yet */
+  uint64_t resumed; /* bytes of it that had arrived before */
+  bool stale;       /* they were not the file's and are gone: the same source, from its start, may be the right one */
   uint8_t *buffer;
   uint8_t *head_bytes;
   size_t head_size;
@@ -59,6 +61,10 @@ void eb_install_drop(struct eb_install *install);
 
 /* All files are there: head, canary, state, and what nobody needs any more is removed. */
 eb_status eb_install_commit(struct eb_install *install, eb_error *error);
+
+/* What is current may have become so a moment before its installation was ended: durable it becomes now, and what nobody
+ * needs any more is removed. */
+eb_status eb_install_settle(struct eb_install *install, eb_error *error);
 
 /* All of it, from a bundle's archive. */
 eb_status eb_install_archive(struct eb_install *install, const eb_feed *feed, eb_error *error);
