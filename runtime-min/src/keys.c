@@ -109,6 +109,11 @@ eb_status eb_keys_to_run(const struct eb_store *store, struct eb_keys *keys, con
   if (status || !keys->is_stored) return status;
   status = signer_of(store, id, &signature, error);
   if (status || lists(keys->file, signature.key_id)) return status;
+  /* A newer file may have been given before anything was installed under it. */
+  if (lists(stored_file(keys), signature.key_id)) {
+    keys->file = stored_file(keys);
+    return EB_OK;
+  }
   struct search search = {store, keys, signature.key_id};
   return eb_disk_list(&store->trusts, visit_older, &search, error);
 }
