@@ -39,8 +39,8 @@ class Releases:
     bundles: dict[str, bytes] = field(default_factory=dict)
 
     def bundle(self, name: str) -> bytes:
-        """Release `name`: its number, and behind it `c` if it crashes, `f` if its canary fails, `k` if it has a date and
-        is signed by another key.
+        """Release `name`: its number, and behind it `c` if it crashes, `f` if its canary fails, `k` if it has a date
+        and is signed by another key.
         """
         if name not in self.bundles:
             self.bundles[name] = self._make(int(name[0]), name[1:])

@@ -57,6 +57,7 @@ def test_a_key_leaves(store: Store, make: Release, trust: Callable[[bytes], Path
     trust(second.build())
     store.refuses(make(2), REFUSED, "which the trust file does not list")
     assert (store.path / "trust").read_bytes() == first.build()
+    gives_results(store)
     store.install(make(2, key=SECOND))
     assert (store.path / "trust").read_bytes() == second.build()
     assert [p.read_bytes() for p in (store.path / "trusts").iterdir()] == [first.build()]
