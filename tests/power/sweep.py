@@ -202,7 +202,7 @@ def cut_everywhere(bench: Bench, operation: Operation) -> Found:
 
 
 def cut_at_random(bench: Bench, operations: Sequence[Operation], count: int, seed: int = 0) -> list[Found]:
-    """SIGKILL at a random moment, the time that an operation takes being measured before."""
+    """SIGKILL at a random moment of the time that an operation takes, which is measured before."""
     found = {operation.name: Found(operation.name) for operation in operations}
     randoms = random.Random(seed)
     choices = [(operations[i % len(operations)], randoms.random()) for i in range(count)]
@@ -212,10 +212,7 @@ def cut_at_random(bench: Bench, operations: Sequence[Operation], count: int, see
         operation, when = choices[index]
         moment = when * usual[operation.name]
         with bench.started(operation) as device:
-            command = device.command(*operation.arguments(bench.releases))
-            process = subprocess.Popen(
-                command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=device.environment()
-            )
+            process = _begin(bench, device, operation)
             time.sleep(moment)
             process.kill()
             process.wait()
@@ -227,11 +224,21 @@ def cut_at_random(bench: Bench, operations: Sequence[Operation], count: int, see
     return list(found.values())
 
 
+def _begin(bench: Bench, device: Device, operation: Operation) -> "subprocess.Popen[bytes]":
+    command = device.command(*operation.arguments(bench.releases))
+    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    return subprocess.Popen(command, env=device.environment(), **quiet)
+
+
 def _duration(bench: Bench, operation: Operation) -> float:
-    with bench.started(operation) as device:
-        began = time.perf_counter()
-        device.run(*operation.arguments(bench.releases))
-        return time.perf_counter() - began
+    def once() -> float:
+        with bench.started(operation) as device:
+            process = _begin(bench, device, operation)
+            began = time.perf_counter()
+            process.wait()
+            return time.perf_counter() - began
+
+    return min(once() for _ in range(3))
 
 
 def _key(tree: Tree) -> str:

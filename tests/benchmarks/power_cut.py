@@ -1,0 +1,118 @@
+"""The power-cut sweep of issue 5, whole: `python tests/benchmarks/power_cut.py [--randoms N] [OPERATION]...`.
+
+Bundles carry the real runtime. Every operation is killed before every call that changes the store and in the middle of
+every write; every state is tried that the disk may be in when the power goes after any call, with every subset of up to
+six unsynced changes; every operation is killed, done again, and then loses its power; and there are 500 kills at random
+moments. Last, each sync is left out: what that breaks is found, or the sync is named as one that nothing depends on.
+"""
+
+import argparse
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+
+TESTS = Path(__file__).resolve().parents[1]
+sys.path[:0] = [str(TESTS), str(TESTS / "runtime")]
+
+import tiny  # noqa: E402
+from machine import HOST  # noqa: E402
+from power.calls import build_shim  # noqa: E402
+from power.losses import without  # noqa: E402
+from power.operations import OPERATIONS, Operation, Releases  # noqa: E402
+from power.sweep import (  # noqa: E402
+    Bench,
+    Found,
+    cut_at_random,
+    cut_everywhere,
+    lose_after_cut,
+    lose_everywhere,
+    scratch_root,
+)
+
+SUBSETS = 6
+MUTATED = ("install over two", "install, other roles", "rollback", "gc")
+
+
+def say(line: str) -> None:
+    print(line, flush=True)  # noqa: T201
+
+
+def show(what: str, found: Found, began: float) -> None:
+    outcomes = ", ".join(f"{name} {count}" for name, count in sorted(found.outcomes.items()))
+    say(
+        f"{found.operation:30} {what:18} {found.calls:5} calls {len(found.verdicts):6} states: {outcomes}; "
+        f"slowest start {found.slowest * 1000:.0f} ms; {len(found.problems)} problems "
+        f"({time.perf_counter() - began:.0f} s)"
+    )
+    for problem in found.problems[:5]:
+        say(f"    {problem}")
+
+
+def sweep(bench: Bench, operation: Operation) -> list[Found]:
+    steps = [
+        ("killed", lambda: cut_everywhere(bench, operation)),
+        ("power lost", lambda: lose_everywhere(bench, operation, subsets=SUBSETS)),
+    ]
+    if operation.repeats:
+        steps.append(("killed, repeated", lambda: lose_after_cut(bench, operation)))
+    results = []
+    for what, step in steps:
+        began = time.perf_counter()
+        results.append(step())
+        show(what, results[-1], began)
+    return results
+
+
+def mutate(bench: Bench, operation: Operation) -> None:
+    """Leaves out each sync, by what it is on."""
+    calls = bench.journal(operation)
+    kinds = Counter(kind_of(call.path) for call in calls if call.name == "fsync" and not call.failed)
+    for kind, count in kinds.items():
+        found = lose_everywhere(bench, operation, without(calls, "fsync", kind), to_first=True)
+        verdict = f"found: {found.problems[0].splitlines()[0]}" if found.problems else "nothing depends on it"
+        say(f"{operation.name:30} without {count:2} syncs of {kind}: {verdict}")
+
+
+def kind_of(path: str) -> str:
+    """A pattern of the paths that are synced for the same reason."""
+    if path.startswith("partial/"):
+        return "partial/.*"
+    folder, slash, name = path.partition("/")
+    return f"{folder}/.new-.*" if slash and name.startswith(".new-") else path.replace(".", r"\.")
+
+
+def total(found: Sequence[Found]) -> None:
+    states = sum(len(one.verdicts) for one in found)
+    slowest = max(one.slowest for one in found)
+    problems = sum(len(one.problems) for one in found)
+    say(f"all: {states} states, {problems} problems, slowest start {slowest * 1000:.0f} ms")
+    if problems:
+        raise SystemExit(1)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("operations", nargs="*", choices=[[], *(operation.name for operation in OPERATIONS)])
+    parser.add_argument("--randoms", type=int, default=500)
+    arguments = parser.parse_args()
+    chosen = [operation for operation in OPERATIONS if operation.name in arguments.operations] or OPERATIONS
+    with tempfile.TemporaryDirectory(prefix="power-", dir=scratch_root()) as name:
+        folder = Path(name)
+        releases = Releases(folder, tiny.program_so(folder, f"{HOST}-linux-gnu"), real=True)
+        bench = Bench(build_shim(folder), folder, releases)
+        found = [one for operation in chosen for one in sweep(bench, operation)]
+        began = time.perf_counter()
+        randoms = cut_at_random(bench, chosen, arguments.randoms)
+        for one in randoms:
+            show("killed at random", one, began)
+        for operation in chosen:
+            if operation.name in MUTATED:
+                mutate(bench, operation)
+        total([*found, *randoms])
+
+
+if __name__ == "__main__":
+    main()
