@@ -3,7 +3,9 @@ PYTHON ?= python3
 BIN := .venv/bin
 RUNTIME := $(shell find runtime-min -name '*.[ch]' -o -name 'CMakeLists.txt' -o -name '*.cmake')
 
-.PHONY: setup test bench demo lint format wheel clean
+SECONDS ?= 600
+
+.PHONY: setup test bench fuzz demo lint format wheel clean
 
 setup: .venv/setup-done $(BIN)/edgebuild-run
 
@@ -21,6 +23,10 @@ test: setup
 
 bench: setup
 	@$(BIN)/python tests/benchmarks/bars.py
+
+# libFuzzer on the native readers, SECONDS for each.
+fuzz: setup
+	@scripts/fuzz.sh $(SECONDS)
 
 demo: setup
 	@$(BIN)/edgebuild demo
