@@ -15,7 +15,10 @@ from edgebuild.release import names
 
 FORMAT = "edgebuild-release 1"
 MAX_BYTES = 256 * 1024
+MAX_BUNDLES, MAX_DELTAS = 256, 64
+MAX_SIZE = 1 << 36
 _HINT = "get the release again from its source"
+_FEWER = "name fewer releases with --previous"
 _NEWER = "it was made for a newer edgebuild: upgrade this one"
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _KEYS = ("format", "name", "version", "release", "made", "expires", "trust", "bundles")
@@ -91,9 +94,8 @@ def serialize(index: Index) -> bytes:
     }
     data = (json.dumps(value, indent=1) + "\n").encode()
     if len(data) > MAX_BYTES:
-        raise BundleError(
-            f"{names.INDEX}: {len(data)} bytes; the limit is {MAX_BYTES}", "name fewer releases with --previous"
-        )
+        raise BundleError(f"{names.INDEX}: {len(data)} bytes; the limit is {MAX_BYTES}", _FEWER)
+    _check_counts(index)
     return data
 
 
@@ -115,6 +117,8 @@ def parse(data: bytes) -> Index:
     """The index of bytes whose signature holds. Raises BundleError."""
     if len(data) > MAX_BYTES:
         raise BundleError(f"{names.INDEX}: {len(data)} bytes; the limit is {MAX_BYTES}", _HINT)
+    if b"\\" in data:  # one spelling of every string
+        raise BundleError(f"{names.INDEX}: a string holds an escape", _HINT)
     fields = _Fields(load_object(data, names.INDEX), "")
     if fields.value.get("format") != FORMAT:
         raise BundleError(f"{names.INDEX}: its format is not '{FORMAT}'", _NEWER)
@@ -193,7 +197,7 @@ class _Fields:
 
     def item(self) -> Item:
         size = self.value["size"]
-        if type(size) is not int or size < 0:
+        if type(size) is not int or not 1 <= size <= MAX_SIZE:
             raise self._wrong("size")
         return Item(self.text("file", names.is_file_name), size, self.text("sha256", _SHA256.fullmatch))
 
@@ -212,15 +216,24 @@ def _parse_bundle(fields: _Fields) -> Bundle:
     return Bundle(fields.text("target", is_name), fields.text("id", _SHA256.fullmatch), fields.item(), tuple(deltas))
 
 
+def _check_counts(index: Index) -> None:
+    """What a device has room for."""
+    if len(index.bundles) > MAX_BUNDLES or any(len(bundle.deltas) > MAX_DELTAS for bundle in index.bundles):
+        raise BundleError(f"{names.INDEX}: over {MAX_BUNDLES} bundles, or over {MAX_DELTAS} deltas for one", _FEWER)
+
+
 def _check(index: Index) -> None:
     targets = [bundle.target for bundle in index.bundles]
     files = [item.file for bundle in index.bundles for item in (bundle.item, *(one.item for one in bundle.deltas))]
     files += [index.trust.item.file] if index.trust else []
     if not targets or len(set(targets)) != len(targets) or len(set(files)) != len(files):
         raise BundleError(f"{names.INDEX}: a target or a file occurs twice, or there is none", _HINT)
+    _check_counts(index)
     for bundle in index.bundles:
         bases, sizes = [one.base for one in bundle.deltas], [one.item.size for one in bundle.deltas]
         if len(set(bases)) != len(bases) or sizes != sorted(sizes):
             raise BundleError(
                 f"{names.INDEX}: the deltas for {bundle.target} are not one a base, in the order of their sizes", _HINT
             )
+        if any(size >= bundle.item.size for size in sizes):
+            raise BundleError(f"{names.INDEX}: a delta for {bundle.target} is not smaller than the bundle", _HINT)

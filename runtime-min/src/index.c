@@ -9,13 +9,24 @@
 #define DIGITS "0123456789"
 #define NUMBER_MAX 0x7fffffffu
 #define FILE_MAX ((uint64_t)64 << 30)
-#define TARGETS_MAX 256u
+
+#define NAMES_MAX 1600u /* more files than this take more than EB_INDEX_BYTES_MAX */
+
+/* What may occur once only, as it stands in the text. */
+struct names {
+  uint32_t count;
+  struct {
+    const char *text;
+    size_t length;
+  } name[NAMES_MAX];
+};
 
 /* The index has one order of keys, so that reading it is expecting one thing after the other; a reader that meets
  * another one fails, and stays so. */
 struct scan {
   const char *at, *end;
   bool failed;
+  struct names files, targets;
 };
 
 static void skip_space(struct scan *scan) {
@@ -91,6 +102,18 @@ static void read_word(struct scan *scan, char *text, size_t capacity, const char
   if (!text[0] || !strchr(first, text[0]) || strspn(text, rest) != strlen(text)) scan->failed = true;
 }
 
+/* The string that was read last, which must be none of those before. */
+static void note_once(struct scan *scan, struct names *names, size_t length) {
+  const char *text = scan->at - 1 - length;
+  if (names->count == NAMES_MAX) scan->failed = true;
+  if (scan->failed) return;
+  for (uint32_t i = 0; i < names->count; i++) {
+    if (names->name[i].length == length && memcmp(names->name[i].text, text, length) == 0) scan->failed = true;
+  }
+  names->name[names->count].text = text;
+  names->name[names->count++].length = length;
+}
+
 static unsigned hex_digit(char c) {
   return c >= '0' && c <= '9' ? (unsigned)(c - '0') : c >= 'a' && c <= 'f' ? (unsigned)(c - 'a') + 10u : 16u;
 }
@@ -109,6 +132,7 @@ static void read_digest(struct scan *scan, uint8_t digest[EB_SHA256_BYTES]) {
 static void read_file(struct scan *scan, struct eb_index_file *file) {
   expect_key(scan, "file");
   read_word(scan, file->name, sizeof file->name, LOWER UPPER DIGITS, LOWER UPPER DIGITS "._+~-");
+  note_once(scan, &scan->files, strlen(file->name));
   expect(scan, ',');
   expect_key(scan, "size");
   file->size = read_number(scan, 1, FILE_MAX);
@@ -137,6 +161,16 @@ static bool another(struct scan *scan, uint32_t count) {
   return !scan->failed;
 }
 
+/* One a base, the smallest first, each smaller than the bundle. */
+static bool is_in_place(const struct eb_index *index, const struct eb_index_delta *delta) {
+  if (delta->file.size >= index->bundle.size) return false;
+  if (delta != index->delta && delta[-1].file.size > delta->file.size) return false;
+  for (const struct eb_index_delta *other = index->delta; other != delta; other++) {
+    if (memcmp(other->from, delta->from, sizeof other->from) == 0) return false;
+  }
+  return true;
+}
+
 static void read_deltas(struct scan *scan, struct eb_index *index) {
   index->delta_count = 0;
   expect(scan, '[');
@@ -152,6 +186,7 @@ static void read_deltas(struct scan *scan, struct eb_index *index) {
     expect(scan, ',');
     read_file(scan, &delta->file);
     expect(scan, '}');
+    if (!is_in_place(index, delta)) scan->failed = true;
   }
 }
 
@@ -162,6 +197,7 @@ static void read_bundle(struct scan *scan, const char *target, struct eb_index *
   expect(scan, '{');
   expect_key(scan, "target");
   read_word(scan, text, sizeof text, LOWER DIGITS, LOWER DIGITS "_-");
+  note_once(scan, &scan->targets, strlen(text));
   expect(scan, ',');
   expect_key(scan, "id");
   read_digest(scan, found.id);
@@ -172,7 +208,6 @@ static void read_bundle(struct scan *scan, const char *target, struct eb_index *
   read_deltas(scan, &found);
   expect(scan, '}');
   if (strcmp(text, target) != 0) return;
-  if (index->has_bundle) scan->failed = true; /* one a target */
   index->has_bundle = true;
   memcpy(index->id, found.id, sizeof index->id);
   index->bundle = found.bundle;
@@ -207,7 +242,10 @@ static void read_index(struct scan *scan, const char *target, struct eb_index *i
   expect(scan, ',');
   expect_key(scan, "bundles");
   expect(scan, '[');
-  for (uint32_t count = 0; count < TARGETS_MAX && another(scan, count); count++) read_bundle(scan, target, index);
+  uint32_t count = 0;
+  for (; count < EB_INDEX_TARGETS_MAX && another(scan, count); count++) read_bundle(scan, target, index);
+  if (count == 0) scan->failed = true;
+  if (count == EB_INDEX_TARGETS_MAX) expect(scan, ']');
   expect(scan, '}');
   skip_space(scan);
   if (scan->at != scan->end) scan->failed = true;

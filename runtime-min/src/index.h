@@ -6,6 +6,7 @@
 #include "status.h"
 
 #define EB_INDEX_BYTES_MAX ((size_t)256 << 10)
+#define EB_INDEX_TARGETS_MAX 256u
 #define EB_INDEX_DELTAS_MAX 64u
 #define EB_INDEX_FILE_TEXT 201u
 

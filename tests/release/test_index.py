@@ -52,6 +52,8 @@ def test_an_index_has_a_limit() -> None:
     many = tuple(Bundle(f"t{at}", HEX, Item(f"{at}.ebundle", 1, HEX), ()) for at in range(1500))
     with pytest.raises(BundleError, match="the limit is 262144"):
         index.serialize(Index("gate", "1", 1, None, None, None, many))
+    with pytest.raises(BundleError, match="over 256 bundles"):
+        index.serialize(Index("gate", "1", 1, None, None, None, many[:257]))
 
 
 def put(path: str, value: Any) -> Callable[[Any], None]:
@@ -87,6 +89,9 @@ def put(path: str, value: Any) -> Callable[[Any], None]:
         (put("bundles.0.file", ".x"), "bundles.0..file: '.x' is not"),
         (put("bundles.0.file", "x" * 201), "bundles.0..file: "),
         (put("bundles.0.size", -1), "bundles.0..size: -1 is not"),
+        (put("bundles.0.size", 0), "bundles.0..size: 0 is not"),
+        (put("bundles.0.size", 2**36 + 1), "bundles.0..size: 68719476737 is not"),
+        (put("bundles.0.deltas.1.size", 9000), "a delta for jetson is not smaller than the bundle"),
         (put("bundles.0.sha256", "A" * 64), "bundles.0..sha256: "),
         (put("bundles.0.id", HEX[1:]), "bundles.0..id: "),
         (put("bundles.1.target", "jetson"), "a target or a file occurs twice"),
@@ -112,6 +117,7 @@ def test_a_wrong_index(change: Callable[[Any], None], message: str) -> None:
         (b"[]", "is no JSON object"),
         (b'{"format": 1, "format": 2}', "a key occurs twice"),
         (b"[" * 100_000, "is not JSON"),
+        (b'{"format": "edgebuild-release\\u0020001"}', "a string holds an escape"),
         (b" " * 300_000, "the limit is 262144"),
     ],
 )
