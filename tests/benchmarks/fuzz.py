@@ -2,7 +2,7 @@
 
     python tests/benchmarks/fuzz.py [SECONDS] [NAME ...]
 
-Corpora lie in the cache, so a later search goes on where this one ended. `tests/runtime/test_fuzz.py` is the short form.
+Corpora lie in the cache: a later search goes on where this one ended. `tests/runtime/test_fuzz.py` is the short form.
 """
 
 import re
@@ -37,7 +37,7 @@ def corpus(name: str, found: list[bytes]) -> Path:
 
 
 def search(program: Path, name: str, found: list[bytes], seconds: int) -> tuple[int, str]:
-    """libFuzzer's exit code, and its last figures."""
+    """Exit code and last figures of libFuzzer."""
     folder = corpus(name, found)
     crashes = folder.parent / "crashes"
     crashes.mkdir(exist_ok=True)
@@ -62,7 +62,7 @@ def main(arguments: list[str]) -> int:
     worst = 0
     for name in names:
         code, line = search(programs / f"fuzz_{name}", name, start[name], seconds)
-        print(line, flush=True)
+        print(line, flush=True)  # noqa: T201
         worst = max(worst, abs(code))
     return worst
 

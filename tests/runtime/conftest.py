@@ -30,7 +30,7 @@ def riscv64(tmp_path: Path) -> Machine:
 @pytest.fixture(scope="session")
 def sanitized() -> Path:
     """A folder of programs with ASan and UBSan: edgebuild-run, test drivers, fuzzers."""
-    tests = ("edgebuild-run", "drive", "test_sha256", "test_pool", "test_trial")
+    tests = ("edgebuild-run", "drive", "test_sha256", "test_pool", "test_trial", "tamper")
     return build_runtime(sanitized_build(targets=(*tests, *(f"fuzz_{name}" for name in FUZZERS))))
 
 
