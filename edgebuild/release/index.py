@@ -204,6 +204,7 @@ class _Fields:
 
 def _parse_trust(fields: _Fields) -> TrustItem:
     fields.exactly("file", "size", "sha256", "version")
+    fields.text("file", names.TRUST.__eq__)
     return TrustItem(fields.item(), fields.number("version", 1))
 
 

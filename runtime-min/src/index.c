@@ -145,6 +145,7 @@ static void read_trust(struct scan *scan, struct eb_index *index) {
   if (take_null(scan)) return;
   expect(scan, '{');
   read_file(scan, &index->trust);
+  if (strcmp(index->trust.name, "trust") != 0) scan->failed = true;
   expect(scan, ',');
   expect_key(scan, "version");
   index->trust_version = (uint32_t)read_number(scan, 1, NUMBER_MAX);

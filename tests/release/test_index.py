@@ -81,6 +81,7 @@ def put(path: str, value: Any) -> Callable[[Any], None]:
         (put("made", "2026-02-30"), "made: '2026-02-30' is not"),
         (put("made", 20260131), "made: 20260131 is not"),
         (put("trust", []), "trust: is no object"),
+        (put("trust.file", "trust2"), "trust.file: 'trust2' is not"),
         (put("trust.version", 0), "trust.version: 0 is not"),
         (put("bundles", {}), "bundles: {} is not"),
         (put("bundles", []), "a target or a file occurs twice, or there is none"),

@@ -49,7 +49,7 @@ def parts(value: dict[str, Any]) -> Iterator[Wrong]:
     """Other trust files, bundles and deltas."""
     trust = {**published.item("trust", b"x"), "version": 3}
     yield from ((("trust",), item) for item in ({}, [], "x", published.item("t", b"x"), {"version": 1}))
-    for key, bad in (("version", 0), ("version", 2**31), ("size", 0), ("file", "../t"), ("file", "tiny.ebundle")):
+    for key, bad in (("version", 0), ("version", 2**31), ("size", 0), ("file", "../t"), ("file", "t")):
         yield ("trust",), {**trust, key: bad}
     yield ("trust",), dict(reversed(trust.items()))
     bundle = value["bundles"][1]
