@@ -1,7 +1,9 @@
 /* Takes thousands of mutants through the readers of one process:
  *
- *   tamper STORE BASE TRUST    STORE is a folder, which this program may empty; BASE a bundle, which deltas start from and
- *                              which is installed in the store; TRUST a trust file.
+ *   tamper STORE BASE TRUST ROLES
+ *                              STORE is a folder, which this program may empty; BASE a bundle, which deltas start from and
+ *                              which is installed in the store; TRUST a plain trust file, ROLES one with
+ *                              roles.
  *
  * On standard input records: a letter, then as many parts as it has, each behind its size (u32, little endian).
  *
@@ -12,6 +14,7 @@
  *   s FILE                     install a bundle or delta into the store: the SHA-256 of the new head, or "unchanged" for
  *                              the current one; what is refused leaves the store as it was
  *   e FILE                     the same, into an empty store
+ *   k TRUST FILE               the same as s, into a store that follows ROLES, with a trust file that is given
  *
  * One line for each: the status, then a result or a message. Whatever does not end within ten seconds ends the program.
  */
@@ -41,7 +44,7 @@ struct base {
 };
 
 static struct base base;
-static eb_bytes trust_file;
+static eb_bytes trust_file, roles_file;
 static struct eb_cpu cpu;
 static char result[RESULT_MAX];
 
@@ -272,13 +275,16 @@ static eb_status apply_delta(const eb_bytes *part, eb_error *error) {
 
 /* ---- Installation ---- */
 
-static eb_status install(const eb_bytes *part, bool with_base, const char *store, eb_error *error) {
-  static int made = -1;
+static eb_status install(int letter, const eb_bytes *part, const char *store, eb_error *error) {
+  static int made;
   uint8_t digest[EB_SHA256_BYTES];
-  bool unchanged;
-  if (made != with_base) tamper_store_make(store, with_base ? base.bundle : (eb_bytes){NULL, 0}, trust_file);
-  made = with_base;
-  eb_status status = tamper_store_install(part[0], trust_file, digest, &unchanged, error);
+  bool unchanged, with_roles = letter == 'k';
+  if (made != letter) {
+    tamper_store_make(store, letter == 'e' ? (eb_bytes){NULL, 0} : base.bundle, with_roles ? roles_file : trust_file);
+  }
+  made = letter;
+  eb_status status = with_roles ? tamper_store_install(part[1], part[0], digest, &unchanged, error)
+                                : tamper_store_install(part[0], trust_file, digest, &unchanged, error);
   if (!status && unchanged) snprintf(result, sizeof result, "unchanged");
   if (!status && !unchanged) eb_digest_text(digest, result);
   return status;
@@ -295,24 +301,25 @@ static eb_status judge(int letter, const eb_bytes *part, const char *store, eb_e
     case 'd':
       return apply_delta(part, error);
     default:
-      return install(part, letter == 's', store, error);
+      return install(letter, part, store, error);
   }
 }
 
 static int parts_of(int letter) {
-  static const char letters[] = "bitdse";
-  static const int parts[] = {2, 3, 2, 1, 1, 1};
+  static const char letters[] = "bitdsek";
+  static const int parts[] = {2, 3, 2, 1, 1, 1, 2};
   const char *at = strchr(letters, letter);
   tamper_require(at && letter, "no such letter");
   return parts[at - letters];
 }
 
 int main(int argc, char **argv) {
-  if (argc != 4) return puts("see the comment at the top of tamper.c"), 64;
+  if (argc != 5) return puts("see the comment at the top of tamper.c"), 64;
   setvbuf(stdout, NULL, _IOLBF, 0);
   eb_cpu_detect(&cpu);
   base.bundle = read_file(argv[2]);
   trust_file = read_file(argv[3]);
+  roles_file = read_file(argv[4]);
   open_base();
   for (int letter; (letter = getchar()) != EOF;) {
     eb_bytes part[PARTS_MAX];

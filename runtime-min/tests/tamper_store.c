@@ -12,9 +12,9 @@
 
 #define ENTRIES_MAX 128
 #define PATH_SIZE 1024
-#define FOLDERS 5
+#define FOLDERS 6
 
-static const char *const folders[FOLDERS] = {".", "blobs", "partial", "releases", "functions"};
+static const char *const folders[FOLDERS] = {".", "blobs", "partial", "releases", "functions", "trusts"};
 
 struct entry {
   int folder;
@@ -119,8 +119,14 @@ static void check_unchanged(void) {
 
 static eb_status install(eb_bytes file, eb_bytes trust, char id[EB_ID_TEXT], bool *complete, eb_error *error) {
   struct eb_store store = eb_store_closed;
-  struct eb_install work = {.store = &store, .cpu = &made.cpu, .trust = trust};
+  static struct eb_keys keys;
+  struct eb_install work = {.store = &store, .cpu = &made.cpu, .keys = &keys};
   struct tamper_source source = {file};
+  tamper_require(trust.size < sizeof keys.given, "a trust file is too large to be given");
+  memset(&keys, 0, sizeof keys);
+  memcpy(keys.given, trust.data, trust.size);
+  keys.given_size = trust.size;
+  keys.is_given = true;
   eb_feed feed = tamper_feed(&source);
   eb_status status = eb_store_open(&store, made.path, true, &made.cpu, error);
   if (!status) status = eb_store_lock(&store, error);

@@ -16,6 +16,7 @@ from tamper.cases import Case, Table
 from tamper.subjects import ATTACKER, FIRST, FORGED, INDEX_COMMENT, PLAIN, SECOND, TRUST, Subjects
 
 from edgebuild.core.delta import serialize
+from edgebuild.core.trust import MAX_BYTES
 
 CHUNK = 500
 UNCHANGED = "unchanged"
@@ -141,6 +142,18 @@ def installs(subjects: Subjects, count: int, seed: int) -> Iterator[Case]:
             yield Case("installed: delta", "s", (data,), exact=(subjects.head_digest, UNCHANGED))
 
 
+def trusted_installs(subjects: Subjects, count: int, seed: int) -> Iterator[Case]:
+    """A good release, with a trust file that is none, into a store that follows one."""
+    first, second = FIRST.build(), SECOND.build()
+    aims = {"a trust file's body": [*range(len(SECOND.body()))]}
+    changed = itertools.chain(bytewise.changes(second, first, aims, count // 4, seed), trusts.trusts(count // 4, seed))
+    for number, (_, data) in enumerate(real((first, second), changed)):
+        if number % 3 == 0 and len(data) <= MAX_BYTES:
+            yield Case("installed: under a changed trust file", "k", (data, subjects.bundles[1]))
+    for data in (*usurpers(), PLAIN):
+        yield Case("installed: under another's trust file", "k", (data, subjects.bundles[1]))
+
+
 def release_indices(subjects: Subjects, count: int, seed: int) -> Iterator[Case]:
     text = subjects.index
     signature = tiny.KEY.sign(text, INDEX_COMMENT)
@@ -173,6 +186,8 @@ def originals(subjects: Subjects) -> Iterator[Case]:
         ("s", (subjects.bundles[1],), (subjects.head_digest,)),
         ("s", (subjects.bundles[0],), (UNCHANGED,)),
         ("e", (subjects.bundles[1],), (subjects.head_digest,)),
+        ("k", (FIRST.build(), subjects.bundles[1]), (subjects.head_digest,)),
+        ("k", (SECOND.build(), subjects.bundles[1]), (subjects.head_digest,)),
     ):
         yield Case("untouched", letter, parts, exact)
 
@@ -187,6 +202,7 @@ def minisigned(subjects: Subjects) -> bytes:
 
 MAKERS: tuple[Callable[[Subjects, int, int], Iterator[Case]], ...] = (
     bundles, trust_files, lambda _, count, seed: plain(count, seed), all_deltas, release_indices, installs,
+    trusted_installs,
 )  # fmt: skip
 
 
@@ -207,7 +223,7 @@ def run(
     table = Table()
     base = subjects.bundles[0]
     for chunk in chunks(found):
-        lines = readers.native(program, folder, base, TRUST, chunk)
+        lines = readers.native(program, folder, base, TRUST, FIRST.build(), chunk)
         for number, (case, line) in enumerate(zip(chunk, lines, strict=True)):
             table.add(case, line, readers.python(case, base, TRUST) if number % every == 0 else None)
         progress(table)

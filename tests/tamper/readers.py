@@ -18,14 +18,15 @@ REFUSED = "refused"
 SECONDS = 600
 
 
-def native(program: Path, folder: Path, base: bytes, trust: bytes, cases: Sequence[Case]) -> list[str]:
+def native(program: Path, folder: Path, base: bytes, trust: bytes, roles: bytes, cases: Sequence[Case]) -> list[str]:
     """A line for each case. A case at which the driver ends is a crash, and another driver goes on behind it."""
     lines: list[str] = []
     store = folder / "store"
     store.mkdir(mode=0o700, exist_ok=True)
     (folder / "base.ebundle").write_bytes(base)
     (folder / "trust").write_bytes(trust)
-    command = [program, store, folder / "base.ebundle", folder / "trust"]
+    (folder / "roles").write_bytes(roles)
+    command = [program, store, *(folder / name for name in ("base.ebundle", "trust", "roles"))]
     while len(lines) < len(cases):
         data = b"".join(case.record() for case in cases[len(lines) :])
         done = subprocess.run(command, input=data, capture_output=True, check=False, timeout=SECONDS)
