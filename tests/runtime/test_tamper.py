@@ -1,6 +1,6 @@
 """Whatever is done to a bundle, a delta, a trust file or a release index: none is accepted, and none crashes a reader.
 
-The long form is tests/benchmarks/tamper.py.
+The long form is tests/benchmarks/mutants.py.
 """
 
 import itertools

@@ -1,6 +1,6 @@
 """Mutants of bundles, deltas, manifests, signatures, trust files and release indices, through both readers.
 
-    python tests/benchmarks/tamper.py [--count N] [--seed N] [--every N] [--processes N]
+    python tests/benchmarks/mutants.py [--count N] [--seed N] [--every N] [--processes N]
 
 About 100 mutants for each of COUNT, from SEED; one in EVERY through Python's reader too; PROCESSES of them through
 `edgebuild-run install`. Prints a table of classes; exit code 1 if any mutant was accepted, crashed, or divides the
