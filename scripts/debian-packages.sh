@@ -19,6 +19,8 @@ command -v qemu-aarch64 >/dev/null || command -v qemu-aarch64-static >/dev/null 
 [ -e /usr/riscv64-linux-gnu/lib/ld-linux-riscv64-lp64d.so.1 ] || missing+=(libc6-riscv64-cross)
 command -v minisign >/dev/null || missing+=(minisign)
 command -v skopeo >/dev/null || missing+=(skopeo)
+command -v curl >/dev/null || missing+=(curl)
+command -v openssl >/dev/null || missing+=(openssl)
 command -v ffmpeg >/dev/null || missing+=(ffmpeg)
 command -v clang >/dev/null || missing+=(clang)
 need_sanitizers=false

@@ -42,6 +42,7 @@ void eb_remote_open(struct eb_remote *remote, const char *base, struct eb_remote
   if (!patience.longest_ms) remote->patience.longest_ms = usual.longest_ms;
   if (!patience.silence_ms) remote->patience.silence_ms = usual.silence_ms;
   remote->fd = -1;
+  remote->said = -1;
   /* Jitter only: a fleet that lost its server must not come back at once. */
   if (getrandom(&remote->random, sizeof remote->random, 0) < 0) remote->random = (uint64_t)getpid();
   remote->random |= 1;
@@ -51,6 +52,8 @@ static void disconnect(struct eb_remote *remote) {
   if (remote->fd >= 0) close(remote->fd);
   remote->fd = -1;
   remote->begin = remote->end = 0;
+  if (remote->said >= 0) close(remote->said);
+  remote->said = -1;
   if (!remote->child) return;
   kill(remote->child, SIGKILL);
   while (waitpid(remote->child, NULL, 0) < 0 && errno == EINTR) continue;
@@ -129,31 +132,68 @@ static enum outcome open_local(struct eb_remote *remote) {
 /* curl, whose output is the body from `at` on. */
 static enum outcome open_curl(struct eb_remote *remote) {
   char url[EB_REMOTE_URL_MAX + 256], start[32], silence[16];
-  int ends[2];
+  int ends[2], said[2];
   full_name(remote, url, sizeof url);
   remote->drop = remote->whole ? remote->at : 0;
   snprintf(start, sizeof start, "%llu", (unsigned long long)(remote->at - remote->drop));
   snprintf(silence, sizeof silence, "%u", (remote->patience.silence_ms + 999) / 1000);
   if (pipe2(ends, O_CLOEXEC) < 0) return again(remote, "%s", strerror(errno));
-  const char *const argv[] = {
-      "curl",  "--silent",     "--fail", "--location",    "--proto", "=https", "--connect-timeout",
-      silence, "--speed-time", silence,  "--continue-at", start,     "--",     url,
-      NULL};
+  if (pipe2(said, O_CLOEXEC) < 0) {
+    close(ends[0]);
+    close(ends[1]);
+    return again(remote, "%s", strerror(errno));
+  }
+  const char *const argv[] = {"curl",
+                              "--silent",
+                              "--fail",
+                              "--location",
+                              "--proto",
+                              "=https",
+                              "--connect-timeout",
+                              silence,
+                              "--speed-time",
+                              silence,
+                              "--write-out",
+                              "%{stderr}%{http_code}",
+                              "--continue-at",
+                              start,
+                              "--",
+                              url,
+                              NULL};
   pid_t child = fork();
   if (child == 0) {
     dup2(ends[1], STDOUT_FILENO);
+    dup2(said[1], STDERR_FILENO);
     execvp("curl", (char *const *)(uintptr_t)argv);
     _exit(127);
   }
   close(ends[1]);
+  close(said[1]);
   if (child < 0) {
     close(ends[0]);
+    close(said[0]);
     return again(remote, "%s", strerror(errno));
   }
   remote->fd = ends[0];
+  remote->said = said[0];
   remote->child = child;
   remote->left = EB_REMOTE_SIZE_ANY;
   return DONE;
+}
+
+/* The status code that curl's server answered with; 0: none. */
+static int code_of_curl(const struct eb_remote *remote) {
+  char text[4] = "";
+  ssize_t got = read(remote->said, text, sizeof text - 1);
+  return got > 0 ? atoi(text) : 0;
+}
+
+/* Of a status code that is no success. */
+static enum outcome refused(struct eb_remote *remote, int code) {
+  if (code == 404 || code == 410) return MISSING;
+  if (code == 408 || code == 425 || code == 429 || code >= 500) return again(remote, "the server answers %d", code);
+  return never(remote, code / 100 == 3 ? "give the URL that it leads to" : "look at the server's log",
+               "the server answers %d", code);
 }
 
 /* What curl says when it ends (its exit codes: man curl). */
@@ -171,7 +211,7 @@ static enum outcome end_of_curl(struct eb_remote *remote) {
     remote->whole = true;
     return again(remote, "curl: the server knows no ranges");
   }
-  if (code == 22) return remote->at ? again(remote, "curl: the server refuses it") : MISSING;
+  if (code == 22) return refused(remote, code_of_curl(remote));
   if (code == 60 || code == 51)
     return never(remote, "check the device's clock and certificates", "curl: the server's certificate does not hold");
   return again(remote, "curl ends with code %d", code);
@@ -334,10 +374,7 @@ static enum outcome read_head(struct eb_remote *remote) {
     return again(remote, "its answer is no HTTP");
   int code = atoi(head + 9);
   if (code == 200 || code == 206) return take_body(remote, head, code);
-  if (code == 404 || code == 410) return MISSING;
-  if (code == 408 || code == 425 || code == 429 || code >= 500) return again(remote, "the server answers %d", code);
-  return never(remote, code / 100 == 3 ? "give the URL that it leads to" : "look at the server's log",
-               "the server answers %d", code);
+  return refused(remote, code);
 }
 
 static enum outcome open_http(struct eb_remote *remote) {

@@ -28,6 +28,7 @@ struct eb_remote {
   uint64_t at;    /* the next byte */
   int fd;         /* -1: not connected */
   int child;      /* curl's process; 0: none */
+  int said;       /* what it says at its end: the status code; -1: none */
   uint64_t left;  /* of the body; EB_REMOTE_SIZE_ANY: up to the connection's end */
   uint64_t drop;  /* bytes in front of `at` that come all the same: the server knows no ranges */
   bool whole;     /* it told so */

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import ssl
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -64,7 +65,8 @@ class Server:
 
 
 @contextmanager
-def served(folder: Path) -> Iterator[Server]:
+def served(folder: Path, certificate: Path | None = None) -> Iterator[Server]:
+    """The folder over HTTP, or over HTTPS with a certificate and its key in one file."""
     server: Server
 
     class Handler(BaseHTTPRequestHandler):
@@ -99,7 +101,12 @@ def served(folder: Path) -> Iterator[Server]:
         def log_message(self, *_: object) -> None: ...
 
     http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    server = Server(f"http://127.0.0.1:{http.server_port}/releases")
+    if certificate is not None:
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(certificate)
+        http.socket = context.wrap_socket(http.socket, server_side=True)
+    scheme = "http" if certificate is None else "https"
+    server = Server(f"{scheme}://127.0.0.1:{http.server_port}/releases")
     thread = threading.Thread(target=http.serve_forever, daemon=True)
     thread.start()
     try:

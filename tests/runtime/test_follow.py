@@ -182,6 +182,40 @@ def test_a_malformed_index_is_refused(
     fails(store, folder, REFUSED, message, "--target", "test")
 
 
+@pytest.fixture
+def certificate(tmp_path: Path) -> Path:
+    """For 127.0.0.1, signed by itself."""
+    key, path = tmp_path / "key.pem", tmp_path / "certificate.pem"
+    command = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"]
+    command += ["-days", "2", "-subj", "/CN=test", "-addext", "subjectAltName=IP:127.0.0.1"]
+    subprocess.run([*command, "-keyout", key, "-out", path], check=True, capture_output=True)
+    path.write_bytes(path.read_bytes() + key.read_bytes())
+    return path
+
+
+def test_https_goes_through_curl(
+    sanitized: Path, tmp_path: Path, make: Callable[..., bytes], folder: Path, certificate: Path
+) -> None:
+    program, bundle = sanitized / "edgebuild-run", make(1)
+    publish(folder, bundle)
+    with served(folder, certificate) as server:
+        fails(Store(program, tmp_path), server.url, IO, "certificate does not hold", "--target", "test")
+        nowhere = {"PATH": str(tmp_path)}
+        fails(Store(program, tmp_path, nowhere), server.url, IO, "https:// needs curl", "--target", "test")
+        store = Store(program, tmp_path, {"CURL_CA_BUNDLE": str(certificate)})
+        server.faults = [503, 0, 0, -300_000, 0]
+        said = follow(store, server.url, "--target", "test")
+        assert store.status()["id"] == manifest_id(bundle)
+        assert said["bytes_fetched"] == sum(path.stat().st_size for path in folder.iterdir())
+        server.faults = [0, 0, -300_000]
+        publish(folder, make(2, golden={"function/more": NOISE[::-1]}))
+        server.ranges = False
+        follow(store, server.url)
+        assert store.status()["id"] != manifest_id(bundle)
+        (folder / "release.json").unlink()
+        fails(store, server.url, IO, "has no release.json")
+
+
 FIRST = roles.Roles()
 NEXT = roles.Roles(version="2", release=(tiny.Key.new(3),))
 NEXT_KEY = tiny.Key.new(3)
