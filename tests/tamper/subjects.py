@@ -144,6 +144,8 @@ def members_of(archive: bytes) -> Iterator[Member]:
 
 ROOTS = roles.ROOTS
 FIRST = roles.Roles()
-SECOND = roles.Roles(version="2", roots=ROOTS[1:4], retired=ROOTS[:1], signers=(*ROOTS[1:3], ROOTS[0]))
-"""Follows the first: two of its three roots and two of the first's three signed it."""
+SECOND = roles.Roles(version="2", roots=ROOTS[2:5], retired=ROOTS[:2], signers=(*ROOTS[2:4], ROOTS[0]))
+"""Follows the first: two of its roots and two of the first's signed it, one of them retired. No signature is more than
+is needed: such a one may be taken away (SPEC 4).
+"""
 PLAIN = TRUST + b"# others\n\n" + roles.RELEASES[1].trust
