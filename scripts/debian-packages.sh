@@ -21,6 +21,7 @@ command -v minisign >/dev/null || missing+=(minisign)
 command -v skopeo >/dev/null || missing+=(skopeo)
 command -v curl >/dev/null || missing+=(curl)
 command -v openssl >/dev/null || missing+=(openssl)
+command -v strace >/dev/null || missing+=(strace)
 command -v ffmpeg >/dev/null || missing+=(ffmpeg)
 command -v clang >/dev/null || missing+=(clang)
 need_sanitizers=false

@@ -63,14 +63,13 @@ static eb_status check_owner(const char *path, int fd, eb_error *error) {
                  "others than this user may write to the store %s", path);
 }
 
-eb_status eb_disk_sync_parent(const char *path, eb_error *error) {
-  char parent[4096];
-  int length = snprintf(parent, sizeof parent, "%s/..", path);
-  int fd = length < (int)sizeof parent ? open(parent, FOLDER_FLAGS) : -1;
-  int failure = fd < 0 || fsync(fd) ? errno : 0;
+eb_status eb_disk_sync_parent(const char *path, const struct eb_folder *root, eb_error *error) {
+  int fd = openat(root->fd, "..", FOLDER_FLAGS);
+  /* A folder that may not be read can only be synced with all that is on its disk. */
+  int failure = fd < 0 ? (errno == EACCES ? syncfs(root->fd) : -1) : fsync(fd);
+  if (failure) eb_fail(error, EB_IO, EB_HINT_PATH, "cannot make the store %s: %s", path, strerror(errno));
   if (fd >= 0) close(fd);
-  if (!failure) return EB_OK;
-  return eb_fail(error, EB_IO, EB_HINT_PATH, "cannot make the store %s: %s", path, strerror(failure));
+  return failure ? EB_IO : EB_OK;
 }
 
 eb_status eb_disk_root(const char *path, bool make, struct eb_folder *folder, eb_error *error) {

@@ -21,7 +21,7 @@ eb_status eb_disk_folder(const struct eb_folder *parent, const char *name, bool 
 
 /* The same for the store itself, whose path is the user's; it stays there after eb_disk_sync_parent. */
 eb_status eb_disk_root(const char *path, bool make, struct eb_folder *folder, eb_error *error);
-eb_status eb_disk_sync_parent(const char *path, eb_error *error);
+eb_status eb_disk_sync_parent(const char *path, const struct eb_folder *root, eb_error *error);
 bool eb_disk_has(const struct eb_folder *folder, const char *name);
 
 void eb_disk_close(struct eb_folder *folder);

@@ -25,7 +25,7 @@ eb_status eb_store_open(struct eb_store *store, const char *path, bool make, con
   store->accelerated = cpu->sha256;
   eb_status status = eb_disk_root(path, make, &store->root, error);
   /* Whoever made it may have been ended before it was durable. */
-  if (!status && make && !eb_disk_has(&store->root, "blobs")) status = eb_disk_sync_parent(path, error);
+  if (!status && make && !eb_disk_has(&store->root, "blobs")) status = eb_disk_sync_parent(path, &store->root, error);
   if (!status) status = eb_disk_folder(&store->root, "blobs", make, &store->blobs, error);
   if (!status) status = eb_disk_folder(&store->root, "partial", make, &store->partial, error);
   if (!status) status = eb_disk_folder(&store->root, "releases", make, &store->releases, error);

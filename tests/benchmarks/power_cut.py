@@ -99,10 +99,12 @@ def main() -> None:
     parser.add_argument("--randoms", type=int, default=500)
     arguments = parser.parse_args()
     chosen = [operation for operation in OPERATIONS if operation.name in arguments.operations] or OPERATIONS
-    with tempfile.TemporaryDirectory(prefix="power-", dir=scratch_root()) as name:
-        folder = Path(name)
-        releases = Releases(folder, tiny.program_so(folder, f"{HOST}-linux-gnu"), real=True)
-        bench = Bench(build_shim(folder), folder, releases)
+    with (
+        tempfile.TemporaryDirectory() as built,
+        tempfile.TemporaryDirectory(prefix="power-", dir=scratch_root()) as folder,
+    ):
+        releases = Releases(Path(folder), tiny.program_so(Path(built), f"{HOST}-linux-gnu"), real=True)
+        bench = Bench(build_shim(Path(built)), Path(folder), releases)
         found = [one for operation in chosen for one in sweep(bench, operation)]
         began = time.perf_counter()
         randoms = cut_at_random(bench, chosen, arguments.randoms)

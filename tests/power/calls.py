@@ -9,12 +9,24 @@ from machine import HOST
 from edgebuild.core.zig import zig_cc
 
 SOURCE = Path(__file__).with_name("power.c")
-WRAPPED = {"open", "openat", "write", "fsync", "ftruncate", "fchmod", "mkdir", "mkdirat", "unlinkat", "renameat"}
+WRAPPED = {
+    "open",
+    "openat",
+    "write",
+    "fsync",
+    "syncfs",
+    "ftruncate",
+    "fchmod",
+    "mkdir",
+    "mkdirat",
+    "unlinkat",
+    "renameat",
+}
 """Functions of the C library that power.c stands in for."""
 UNUSED = {
     *("creat", "fopen", "openat2", "mknod", "mknodat", "mkfifo", "mkfifoat", "mkstemp", "mkostemp", "mkdtemp"),
     *("pwrite", "writev", "pwritev", "pwritev2", "fwrite", "sendfile", "copy_file_range", "splice", "msync"),
-    *("fdatasync", "sync", "syncfs", "sync_file_range", "truncate", "fallocate", "posix_fallocate"),
+    *("fdatasync", "sync", "sync_file_range", "truncate", "fallocate", "posix_fallocate"),
     *("chmod", "fchmodat", "chown", "fchown", "fchownat", "lchown", "utimensat", "futimens", "setxattr", "fsetxattr"),
     *("unlink", "rmdir", "remove", "rename", "renameat2", "link", "linkat", "symlink", "symlinkat", "io_submit"),
 }

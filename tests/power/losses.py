@@ -162,6 +162,8 @@ class Disk:
     def _change(self, at: int, call: Call, number: int) -> None:
         if call.name == "fsync":
             self.syncs.append((at, number))
+        elif call.name == "syncfs":
+            self.syncs += [(at, one) for one in self.nodes]
         elif call.name == "write":
             self._add(Bytes(at, number, call.number, call.data))
         elif call.name == "ftruncate" or (call.name == "open" and call.number & TRUNCATES):

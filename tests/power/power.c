@@ -163,6 +163,10 @@ int fsync(int fd) {
   return on_file("fsync", fd, SYS_fsync, 0, false);
 }
 
+int syncfs(int fd) {
+  return on_file("syncfs", fd, SYS_syncfs, 0, false);
+}
+
 int ftruncate(int fd, off_t size) {
   return on_file("ftruncate", fd, SYS_ftruncate, size, true);
 }

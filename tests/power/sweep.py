@@ -202,21 +202,28 @@ def cut_everywhere(bench: Bench, operation: Operation) -> Found:
 
 
 def cut_at_random(bench: Bench, operations: Sequence[Operation], count: int, seed: int = 0) -> list[Found]:
-    """SIGKILL at a random moment of the time that an operation takes, which is measured before."""
+    """SIGKILL at a random moment of the time that an operation takes, which is measured before; what may be done again
+    up to three times in a row.
+    """
     found = {operation.name: Found(operation.name) for operation in operations}
     randoms = random.Random(seed)
-    choices = [(operations[i % len(operations)], randoms.random()) for i in range(count)]
+    choices = []
+    for i in range(count):
+        operation = operations[i % len(operations)]
+        times = 1 if operation.retry else randoms.randint(1, 3)
+        choices.append((operation, [randoms.random() for _ in range(times)]))
     usual = {operation.name: _duration(bench, operation) for operation in operations}
 
     def cut(index: int) -> None:
-        operation, when = choices[index]
-        moment = when * usual[operation.name]
+        operation, moments = choices[index]
         with bench.started(operation) as device:
-            process = _begin(bench, device, operation)
-            time.sleep(moment)
-            process.kill()
-            process.wait()
-            verdict = judge(device, operation, f"killed after {moment * 1000:.2f} ms", allowed(operation))
+            for moment in moments:
+                process = _begin(bench, device, operation)
+                time.sleep(moment * usual[operation.name])
+                process.kill()
+                process.wait()
+            times = " and ".join(f"{moment * usual[operation.name] * 1000:.2f}" for moment in moments)
+            verdict = judge(device, operation, f"killed after {times} ms", allowed(operation))
         found[operation.name].verdicts.append(verdict)
 
     with ThreadPoolExecutor(WORKERS) as pool:

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 import tiny
 from machine import HOST
-from power.calls import UNUSED, WRAPPED, build_shim
+from power.calls import UNUSED, WRAPPED, build_shim, read_journal
 from power.losses import Disk, moved, without, write_tree
 from power.operations import BY_NAME, OPERATIONS, Operation, Releases
 from power.sweep import (
@@ -28,14 +28,15 @@ from power.sweep import (
 
 EVERY = pytest.mark.parametrize("operation", OPERATIONS, ids=lambda operation: operation.name)
 INSTALL = BY_NAME["install"]
-KINDS = "open,openat,write,fsync,ftruncate,fchmod,mkdir,mkdirat,unlinkat,renameat"
+KINDS = "open,openat,write,fsync,syncfs,ftruncate,fchmod,mkdir,mkdirat,unlinkat,renameat"
 
 
 @pytest.fixture(scope="module")
-def bench() -> Iterator[Bench]:
+def bench(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bench]:
+    built = tmp_path_factory.mktemp("built")
     with tempfile.TemporaryDirectory(prefix="power-", dir=scratch_root()) as name:
-        folder = Path(name)
-        yield Bench(build_shim(folder), folder, Releases(folder, tiny.program_so(folder, f"{HOST}-linux-gnu")))
+        releases = Releases(Path(name), tiny.program_so(built, f"{HOST}-linux-gnu"))
+        yield Bench(build_shim(built), Path(name), releases)
 
 
 def holds(found: Found, operation: Operation) -> None:
@@ -57,6 +58,21 @@ def test_power_lost_at_every_call(bench: Bench, operation: Operation) -> None:
 @pytest.mark.parametrize("name", ["install", "install, other roles", "repair", "follow, delta", "gc"])
 def test_killed_then_done_again_then_power_lost(bench: Bench, name: str) -> None:
     holds(lose_after_cut(bench, BY_NAME[name]), BY_NAME[name])
+
+
+def test_power_lost_where_the_folder_around_may_not_be_read(bench: Bench) -> None:
+    """The store's own name is durable even then."""
+    operation = BY_NAME["first install"]
+    with bench.device(operation) as device:
+        device.folder.chmod(0o300)
+        journal = bench.folder / "unread"
+        environment = device.recorded(POWER_JOURNAL=str(journal))
+        done = device.run(*operation.arguments(bench.releases), environment=environment)
+        device.folder.chmod(0o700)
+        assert done.returncode == 0, done
+    calls = read_journal(journal)
+    assert [call.path for call in calls if call.name == "syncfs"] == ["."]
+    holds(lose_everywhere(bench, operation, calls), operation)
 
 
 def test_killed_at_random(bench: Bench) -> None:
