@@ -26,6 +26,8 @@ TRUST = {
     "roles": Roles().build(),
     "other roles": Roles(version="2", made="2026-02-02", release=(ANOTHER,)).build(),
 }
+FLOORS = {"roles": "2026-01-01", "other roles": "2026-03-03"}
+"""The time floor behind what is installed with a trust file: the latest date in it and the release."""
 NOISE = b"".join(hashlib.sha256(bytes([i])).digest() for i in range(64))
 
 

@@ -18,7 +18,7 @@ from pathlib import Path
 from machine import HOST
 from power.calls import Call, read_journal
 from power.losses import Disk, Tree, write_tree
-from power.operations import Device, Operation, Releases
+from power.operations import FLOORS, TRUST, Device, Operation, Releases
 from published import manifest_id
 
 from edgebuild.stages.runtime import runtime_binary
@@ -163,6 +163,16 @@ def retry(device: Device, operation: Operation) -> list[str]:
     return [*problems, *leftovers(device)]
 
 
+def downgraded(device: Device, operation: Operation) -> list[str]:
+    """A release is never current without the trust file and the time floor that it was accepted with."""
+    kept = {name: path.read_bytes() for name in ("trust", "time") if (path := device.store / name).is_file()}
+    wanted = {
+        "trust": TRUST[operation.trust],
+        "time": f"edgebuild-time 1\nfloor {FLOORS[operation.trust]}\n".encode(),
+    }
+    return [f"`{name}` is not the one of the release" for name in wanted if kept.get(name) != wanted[name]]
+
+
 def judge(device: Device, operation: Operation, where: str, allowed: Sequence[str]) -> Verdict:
     """The store must hold exactly the old or the new release, which runs, and take a further one."""
     current, problems = current_of(device)
@@ -171,6 +181,8 @@ def judge(device: Device, operation: Operation, where: str, allowed: Sequence[st
         problems.append(f"the current release is {current or 'none'}")
     elif current and not problems and operation.runs:
         taken, problems = start(device, current)
+    if current == operation.after and operation.trust in FLOORS:
+        problems += downgraded(device, operation)
     return Verdict(where, current, taken, (*problems, *retry(device, operation)))
 
 

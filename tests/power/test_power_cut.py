@@ -27,7 +27,7 @@ from power.sweep import (
 )
 
 EVERY = pytest.mark.parametrize("operation", OPERATIONS, ids=lambda operation: operation.name)
-INSTALL = BY_NAME["install"]
+INSTALL, NEW_KEYS = BY_NAME["install"], BY_NAME["install, other roles"]
 KINDS = "open,openat,write,fsync,syncfs,ftruncate,fchmod,mkdir,mkdirat,unlinkat,renameat"
 
 
@@ -72,7 +72,9 @@ def test_power_lost_where_the_folder_around_may_not_be_read(bench: Bench) -> Non
         assert done.returncode == 0, done
     calls = read_journal(journal)
     assert [call.path for call in calls if call.name == "syncfs"] == ["."]
-    holds(lose_everywhere(bench, operation, calls), operation)
+    assert "store/functions/tiny" in Disk(bench.base(operation), "store", calls).durable(len(calls))
+    without_it = without(calls, "syncfs", ".*")
+    assert Disk(bench.base(operation), "store", without_it).durable(len(without_it)) == {}
 
 
 def test_killed_at_random(bench: Bench) -> None:
@@ -141,18 +143,20 @@ def test_the_model_of_the_disk_agrees_with_the_disk(bench: Bench) -> None:
 
 
 @pytest.mark.parametrize(
-    ("synced", "problem"),
+    ("operation", "synced", "problem"),
     [
-        ("functions/.new-tiny", "is no state that edgebuild-run wrote"),
-        ("functions", "the current release is 1"),
-        ("releases/.new-.*", "its head is damaged"),
-        ("releases", "its head is damaged"),
-        ("partial/.*", "the store's file for edgebuild-run is damaged"),
-        ("blobs", "the store's file for edgebuild-run is missing"),
+        (INSTALL, "functions/.new-tiny", "is no state that edgebuild-run wrote"),
+        (INSTALL, "functions", "the current release is 1"),
+        (INSTALL, "releases/.new-.*", "its head is damaged"),
+        (INSTALL, "releases", "its head is damaged"),
+        (INSTALL, "partial/.*", "the store's file for edgebuild-run is damaged"),
+        (INSTALL, "blobs", "the store's file for edgebuild-run is missing"),
+        (NEW_KEYS, r"\.", "`trust` is not the one of the release"),
+        (NEW_KEYS, "trusts", "which the trust file does not list"),
     ],
 )
-def test_a_missing_sync_is_found(bench: Bench, synced: str, problem: str) -> None:
-    found = lose_everywhere(bench, INSTALL, without(bench.journal(INSTALL), "fsync", synced), to_first=True)
+def test_a_missing_sync_is_found(bench: Bench, operation: Operation, synced: str, problem: str) -> None:
+    found = lose_everywhere(bench, operation, without(bench.journal(operation), "fsync", synced), to_first=True)
     assert any(problem in one for one in found.problems), found.problems
 
 
