@@ -365,51 +365,6 @@ def test_a_head_that_was_edited(store: Store, make: Release, at: int) -> None:
     gives_results(store)
 
 
-# Killed at any call
-
-KILLED_AT = ("write", "fsync", "renameat", "unlinkat", "ftruncate", "openat", "fchmod")
-
-
-def killed(store: Store, call: str, number: int, *command: object) -> bool:
-    """Runs a command that ends by SIGKILL at its `number`-th such call; False when it made fewer and ended well."""
-    inject = ["-e", f"trace={call}", "-e", f"inject={call}:signal=SIGKILL:when={number}"]
-    done = store.run(command=["strace", "-qq", "-o", "/dev/null", *inject, *store.command(*command)])
-    assert done.returncode in (OK, -signal.SIGKILL), done
-    return bool(done.returncode)
-
-
-@pytest.mark.skipif(not shutil.which("strace"), reason="strace is not installed")
-@pytest.mark.parametrize("command", ["install", "rollback", "gc"])
-def test_killed_at_any_call(fast: Store, make: Release, command: str) -> None:
-    """Always exactly the old release or the new one, and it runs; the next attempt ends well."""
-    first, second = make(1), make(2, golden={"function/look.py": b"def look(frame): ..."})
-    third = fast.write("third", make(3, golden={"function/book.py": bytes(70_000)}))
-    fast.install(first)
-    fast.install(second)
-    for name in ("blobs/junk", "partial/junk", "releases/junk"):
-        (fast.path / name).write_bytes(b"junk")
-    before = fast.folder / "before"
-    shutil.copytree(fast.path, before)
-    arguments = {"install": ("install", third), "rollback": ("rollback", "tiny"), "gc": ("gc",)}[command]
-    after = {"install": identity(third.read_bytes()), "rollback": identity(first), "gc": identity(second)}[command]
-    seen: list[str] = []
-    for call in KILLED_AT:
-        number = 0
-        while killed(fast, call, number := number + 1, *arguments):
-            seen.append(fast.status()["id"])
-            gives_results(fast)
-            if seen[-1] != after or command == "gc":
-                assert fast.run(*arguments).returncode == OK
-                gives_results(fast)
-            shutil.rmtree(fast.path)
-            shutil.copytree(before, fast.path)
-        assert fast.status()["id"] == after
-        shutil.rmtree(fast.path)
-        shutil.copytree(before, fast.path)
-    print(f"{command}: killed at {len(seen)} calls, {seen.count(after)} of them behind the change")  # noqa: T201
-    assert set(seen) == {identity(second), after}
-
-
 # Nothing grows
 
 
