@@ -364,7 +364,7 @@ static enum outcome read_head(struct eb_remote *remote) {
     if (remote->end >= HEAD_MAX) return again(remote, "its answer is no HTTP");
     ssize_t got = receive(remote);
     if (got <= 0) return again(remote, "%s", got ? strerror((int)-got) : "the connection was closed");
-    end = memmem(remote->buffer, remote->end, "\r\n\r\n", 4);
+    end = memmem(remote->buffer, remote->end < HEAD_MAX ? remote->end : HEAD_MAX, "\r\n\r\n", 4);
   }
   size_t size = (size_t)(end - remote->buffer) + 2;
   memcpy(head, remote->buffer, size);
