@@ -19,6 +19,7 @@
 
 #define HEAD_MAX ((size_t)8 << 10)       /* of a response */
 #define DISCARD_MAX ((uint64_t)64 << 10) /* so much is read and dropped rather than asked for anew */
+#define LEAST_PER_S 64u                  /* a line that gives less is as good as none: it would hold the store for ever */
 #define PORT "80"
 
 static const struct eb_remote_patience usual = {8, 500, 60000, 30000};
@@ -33,6 +34,20 @@ static uint64_t next_random(uint64_t *state) {
   return *state * UINT64_C(2685821657736338717);
 }
 
+static uint64_t now_ms(void) {
+  struct timespec now;
+  clock_gettime(CLOCK_MONOTONIC, &now);
+  return (uint64_t)now.tv_sec * 1000u + (uint64_t)now.tv_nsec / 1000000u;
+}
+
+static uint32_t usual_silence_ms(void) {
+#ifdef EB_TEST_HOOKS
+  const char *shorter = getenv("EDGEBUILD_TEST_SILENCE_MS");
+  if (shorter) return (uint32_t)strtoul(shorter, NULL, 10);
+#endif
+  return usual.silence_ms;
+}
+
 void eb_remote_open(struct eb_remote *remote, const char *base, struct eb_remote_patience patience) {
   memset(remote, 0, sizeof *remote);
   remote->base = base;
@@ -40,7 +55,7 @@ void eb_remote_open(struct eb_remote *remote, const char *base, struct eb_remote
   if (!patience.attempts) remote->patience.attempts = usual.attempts;
   if (!patience.first_ms) remote->patience.first_ms = usual.first_ms;
   if (!patience.longest_ms) remote->patience.longest_ms = usual.longest_ms;
-  if (!patience.silence_ms) remote->patience.silence_ms = usual.silence_ms;
+  if (!patience.silence_ms) remote->patience.silence_ms = usual_silence_ms();
   remote->fd = -1;
   remote->said = -1;
   /* Jitter only: a fleet that lost its server must not come back at once. */
@@ -70,6 +85,8 @@ void eb_remote_file(struct eb_remote *remote, const char *name, uint64_t size) {
   remote->size = size;
   remote->at = 0;
   remote->failures = 0;
+  remote->arrived = 0;
+  remote->lasting = false;
 }
 
 static bool starts_with(const char *text, const char *prefix) {
@@ -100,6 +117,7 @@ __attribute__((format(printf, 2, 3))) static enum outcome again(struct eb_remote
   va_end(list);
   eb_fail(&remote->error, EB_IO, "what has arrived is kept: the next attempt goes on from there",
           "cannot get %s from %.100s: %s", remote->name, remote->base, what);
+  remote->lasting = false;
   return AGAIN;
 }
 
@@ -111,6 +129,7 @@ __attribute__((format(printf, 3, 4))) static enum outcome never(struct eb_remote
   vsnprintf(what, sizeof what, format, list);
   va_end(list);
   eb_fail(&remote->error, EB_IO, hint, "cannot get %s from %.100s: %s", remote->name, remote->base, what);
+  remote->lasting = true;
   return NEVER;
 }
 
@@ -119,12 +138,12 @@ static enum outcome open_local(struct eb_remote *remote) {
   char path[EB_REMOTE_URL_MAX + 256];
   struct stat info;
   full_name(remote, path, sizeof path);
-  remote->fd = open(path, O_RDONLY | O_CLOEXEC);
+  /* A FIFO would make us wait for who writes to it. */
+  remote->fd = open(path, O_RDONLY | O_NONBLOCK | O_CLOEXEC);
   if (remote->fd < 0 && errno == ENOENT) return MISSING;
-  if (remote->fd < 0 || fstat(remote->fd, &info) < 0 || lseek(remote->fd, (off_t)remote->at, SEEK_SET) < 0) {
-    return never(remote, EB_HINT_PATH, "%s", strerror(errno));
-  }
+  if (remote->fd < 0 || fstat(remote->fd, &info) < 0) return never(remote, EB_HINT_PATH, "%s", strerror(errno));
   if (!S_ISREG(info.st_mode)) return never(remote, EB_HINT_PATH, "it is no regular file");
+  if (lseek(remote->fd, (off_t)remote->at, SEEK_SET) < 0) return never(remote, EB_HINT_PATH, "%s", strerror(errno));
   remote->left = EB_REMOTE_SIZE_ANY;
   return DONE;
 }
@@ -304,6 +323,21 @@ static bool send_all(const struct eb_remote *remote, const char *text) {
   return true;
 }
 
+/* What must come in the time of a silence. */
+static uint64_t least(const struct eb_remote *remote) {
+  return (uint64_t)LEAST_PER_S * remote->patience.silence_ms / 1000u;
+}
+
+static bool is_too_slow(struct eb_remote *remote, size_t got) {
+  uint64_t now = now_ms();
+  remote->watched += got;
+  if (now - remote->watched_ms < remote->patience.silence_ms) return false;
+  bool slow = remote->watched < least(remote);
+  remote->watched_ms = now;
+  remote->watched = 0;
+  return slow;
+}
+
 /* More bytes behind those in the buffer: how many, 0 at the end of the connection, or a negative errno. */
 static ssize_t receive(struct eb_remote *remote) {
   for (;;) {
@@ -312,7 +346,7 @@ static ssize_t receive(struct eb_remote *remote) {
     if (got < 0 && (errno == EINTR || errno == EAGAIN)) continue;
     if (got < 0) return -errno;
     remote->end += (size_t)got;
-    return got;
+    return got && is_too_slow(remote, (size_t)got) ? -ETIMEDOUT : got;
   }
 }
 
@@ -396,6 +430,8 @@ static enum outcome open_http(struct eb_remote *remote) {
 static enum outcome connect_once(struct eb_remote *remote) {
   remote->begin = remote->end = 0;
   remote->drop = 0;
+  remote->watched_ms = now_ms();
+  remote->watched = 0;
   remote->connections++;
   if (is_https(remote)) return open_curl(remote);
   return is_http(remote) ? open_http(remote) : open_local(remote);
@@ -444,6 +480,7 @@ static enum outcome fetch(struct eb_remote *remote) {
     }
     if (outcome != AGAIN) return outcome;
     disconnect(remote);
+    remote->arrived = 0;
     if (++remote->failures >= remote->patience.attempts) return NEVER;
     pause_before(remote);
   }
@@ -455,6 +492,7 @@ static ssize_t read_remote(void *context, void *data, size_t size) {
   if (outcome == MISSING) {
     eb_fail(&remote->error, EB_IO, "publish the release's folder again, whole", "%.200s has no %s", remote->base,
             remote->name);
+    remote->lasting = true;
   }
   if (outcome != DONE) return -EIO;
   size_t count = remote->end - remote->begin;
@@ -466,16 +504,18 @@ static ssize_t read_remote(void *context, void *data, size_t size) {
   remote->at += count;
   if (remote->left != EB_REMOTE_SIZE_ANY) remote->left -= count;
   remote->fetched += count;
-  if (count) remote->failures = 0;
+  remote->arrived += count;
+  if (remote->arrived >= least(remote)) remote->failures = 0;
+  remote->error.status = EB_OK; /* what failed before was mended */
   return (ssize_t)count;
 }
 
-/* Over what is here already: a short piece is read, for a long one the rest is asked for anew. */
+/* Over what is here already: a short piece that is on its way is read, otherwise the rest is asked for anew. */
 static int skip_remote(void *context, uint64_t size) {
   struct eb_remote *remote = context;
   if (remote->size != EB_REMOTE_SIZE_ANY && size > remote->size - remote->at) return -EINVAL;
   size_t waiting = remote->end - remote->begin;
-  if (size > waiting + DISCARD_MAX) {
+  if (remote->fd < 0 || size > waiting + DISCARD_MAX) {
     disconnect(remote);
     remote->at += size;
     return 0;

@@ -16,7 +16,7 @@ struct eb_remote_patience {
   uint32_t attempts;   /* in a row without a byte, 8 */
   uint32_t first_ms;   /* the first pause, 500; each is twice as long as the one before it, up to */
   uint32_t longest_ms; /* 60,000; half of every pause is random */
-  uint32_t silence_ms; /* nothing comes for so long: 30,000 */
+  uint32_t silence_ms; /* nothing comes for so long, or next to nothing: 30,000 */
 };
 
 struct eb_remote {
@@ -34,6 +34,10 @@ struct eb_remote {
   bool whole;     /* it told so */
   size_t begin, end;
   uint32_t failures;
+  bool lasting;         /* the last one would come again */
+  uint64_t arrived;     /* bytes since the last one */
+  uint64_t watched_ms;  /* since when it is watched how fast the line is, */
+  uint64_t watched;     /* and what came since then */
   uint64_t fetched; /* bytes of bodies, in all */
   uint32_t connections;
   eb_error error; /* of a read that failed; the feed gives -EIO then */
