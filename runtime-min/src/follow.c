@@ -119,6 +119,20 @@ static const struct eb_index_delta *find_delta(const struct work *work) {
   return NULL;
 }
 
+/* What other rounds left half done must not keep it from arriving. */
+static eb_status begin_partial(struct work *work, const struct eb_index_file *file, const char *name, int *fd,
+                               uint64_t *at, eb_error *error) {
+  struct eb_store *store = work->install->store;
+  uint64_t room;
+  eb_status status = eb_disk_begin(&store->partial, name, fd, at, error);
+  if (!status) status = eb_disk_room(&store->partial, &room, error);
+  if (status || *at > file->size || file->size - *at <= room) return status;
+  close(*fd);
+  *fd = NO_FILE;
+  eb_gc(store, &work->install->removed, NULL);
+  return eb_disk_begin(&store->partial, name, fd, at, error);
+}
+
 /* A delta is decoded in one go, so it is fetched first; what has arrived of it stays for the next attempt. */
 static eb_status fetch(struct work *work, const struct eb_index_file *file, const char *name, int fd, uint64_t at,
                        eb_error *error) {
@@ -164,7 +178,7 @@ static eb_status install_delta(struct work *work, const struct eb_index_file *fi
   uint64_t at;
   bool arrived = false;
   eb_digest_text(file->sha256, name);
-  eb_status status = eb_disk_begin(&work->install->store->partial, name, &fd, &at, error);
+  eb_status status = begin_partial(work, file, name, &fd, &at, error);
   if (!status) status = fetch_from(work, file, name, fd, at, &arrived, error);
   /* After a power cut what had arrived may be zeros that nobody wrote. */
   if (status == EB_REFUSED && at) status = fetch_from(work, file, name, fd, 0, &arrived, error);
@@ -194,9 +208,21 @@ static eb_status install(struct work *work, eb_error *error) {
   if (!delta) return install_whole(work, error);
   eb_status status = install_delta(work, &delta->file, error);
   work->follow->by_delta = !status;
-  if (status != EB_REFUSED && status != EB_UNSUPPORTED) return status;
+  bool not_to_be_had = status == EB_IO && work->remote->lasting;
+  if (status != EB_REFUSED && status != EB_UNSUPPORTED && !not_to_be_had) return status;
   work->follow->warning = *error;
   return install_whole(work, error);
+}
+
+/* Whether the store has lost something of the release `id`. That takes long to see, so only one that crashes is asked. */
+static bool is_damaged(const struct work *work, const char *id) {
+  struct eb_head *head = work->install->head;
+  bool holds = true;
+  if (eb_store_head(work->install->store, id, head, NULL) || eb_head_parse(head, NULL)) return true;
+  for (uint32_t i = 0; holds && i < head->manifest.file_count; i++) {
+    if (eb_store_holds(work->install->store, &head->manifest.file[i], &holds, NULL)) return true;
+  }
+  return !holds;
 }
 
 static eb_status run(struct work *work, eb_error *error) {
@@ -204,8 +230,13 @@ static eb_status run(struct work *work, eb_error *error) {
   eb_status status = read_index(work, error);
   if (status) return status;
   eb_digest_text(work->index->id, id);
-  work->follow->up_to_date = work->found && strcmp(id, work->state.current) == 0;
-  return work->follow->up_to_date ? eb_install_settle(work->install, error) : install(work, error);
+  bool current = work->found && strcmp(id, work->state.current) == 0;
+  work->follow->up_to_date = current && !(work->state.crashes && is_damaged(work, id));
+  if (work->follow->up_to_date) return eb_install_settle(work->install, error);
+  struct eb_named_release release = {work->index->name, work->state.target, id, work->index->release};
+  if (work->found && !current) status = eb_install_allows(&work->state, &release, error);
+  work->install->named = id;
+  return status ? status : install(work, error);
 }
 
 eb_status eb_follow_run(struct eb_follow *follow, struct eb_install *install_, eb_error *error) {

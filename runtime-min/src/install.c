@@ -28,27 +28,37 @@ void eb_install_close(struct eb_install *install) {
   eb_arena_close(&install->memory);
 }
 
-/* SPEC 11, "What is installed". */
-static eb_status check_state(const struct eb_install *install, eb_error *error) {
-  const struct eb_manifest *manifest = &install->head->manifest;
-  const struct eb_state *state = &install->state;
-  if (!install->found || install->current) return EB_OK;
-  if (strcmp(state->target, manifest->target) != 0) {
+eb_status eb_install_allows(const struct eb_state *state, const struct eb_named_release *release, eb_error *error) {
+  if (strcmp(state->target, release->target) != 0) {
     return eb_fail(error, EB_REFUSED, "take the bundle that was compiled for this kind of device",
-                   "the bundle is for the target %s, what is installed as %s is for %s", manifest->target,
-                   manifest->name, state->target);
+                   "the bundle is for the target %s, what is installed as %s is for %s", release->target, release->name,
+                   state->target);
   }
-  if (eb_state_is_bad(state, install->head->id)) {
+  if (eb_state_is_bad(state, release->id)) {
     return eb_fail(error, EB_REFUSED, "compile it again, with a higher release counter",
-                   "this release of %s was installed before and is marked bad", manifest->name);
+                   "this release of %s was installed before and is marked bad", release->name);
   }
-  if (manifest->release >= state->floor) return EB_OK;
-  bool previous = strcmp(state->previous, install->head->id) == 0;
+  if (release->number >= state->floor) return EB_OK;
+  bool previous = strcmp(state->previous, release->id) == 0;
   return eb_fail(error, EB_REFUSED,
                  previous ? "it is the previous release: edgebuild-run rollback NAME goes back to it"
                           : "take the newest bundle, or compile it again with a higher release counter",
-                 "the bundle has release %u, lower than %u, which %s had already", manifest->release, state->floor,
-                 manifest->name);
+                 "the bundle has release %u, lower than %u, which %s had already", release->number, state->floor,
+                 release->name);
+}
+
+static eb_status check_state(const struct eb_install *install, eb_error *error) {
+  const struct eb_manifest *manifest = &install->head->manifest;
+  struct eb_named_release release = {manifest->name, manifest->target, install->head->id, manifest->release};
+  return !install->found || install->current ? EB_OK : eb_install_allows(&install->state, &release, error);
+}
+
+/* Whoever is between may put another release there, which is signed as well. */
+static eb_status check_name(const struct eb_install *install, eb_error *error) {
+  if (!install->named || strcmp(install->named, install->head->id) == 0) return EB_OK;
+  return eb_fail(error, EB_REFUSED, "publish the release's folder again, whole",
+                 "the bundle, %s %s, is not the release that release.json names", install->head->manifest.name,
+                 install->head->manifest.version);
 }
 
 /* Nothing of the current release is missing or damaged. */
@@ -69,18 +79,29 @@ static bool is_first_of_its_kind(const struct eb_manifest *manifest, uint32_t in
   return true;
 }
 
-/* A disk that is too small is better met before anything is written to it. */
-static eb_status check_room(const struct eb_install *install, eb_error *error) {
+/* What is to be written, and what there is room for. */
+static eb_status measure(const struct eb_install *install, uint64_t *missing, uint64_t *room, eb_error *error) {
   const struct eb_manifest *manifest = &install->head->manifest;
-  uint64_t missing = 0, room;
+  *missing = 0;
   for (uint32_t i = 0; i < manifest->file_count; i++) {
     uint64_t there = 0;
     if (!is_first_of_its_kind(manifest, i)) continue;
     eb_status status = eb_store_arrived(install->store, &manifest->file[i], &there, error);
     if (status) return status;
-    missing += manifest->file[i].size - there;
+    *missing += manifest->file[i].size - there;
   }
-  eb_status status = eb_disk_room(&install->store->blobs, &room, error);
+  return eb_disk_room(&install->store->blobs, room, error);
+}
+
+/* A disk that is too small is better met before anything is written to it. What other installations left half done
+ * must not fill it for ever. */
+static eb_status check_room(struct eb_install *install, eb_error *error) {
+  uint64_t missing, room;
+  eb_status status = measure(install, &missing, &room, error);
+  if (!status && missing > room) {
+    eb_gc(install->store, &install->removed, NULL);
+    status = measure(install, &missing, &room, error);
+  }
   if (status || missing <= room) return status;
   return eb_fail(error, EB_IO, "free some space: edgebuild-run gc removes what no release needs any more",
                  "the release needs %llu bytes more in the store, and its disk has room for %llu",
@@ -92,6 +113,7 @@ eb_status eb_install_begin(struct eb_install *install, eb_error *error) {
   install->head_size = eb_head_bytes(head, install->head_bytes);
   eb_status status = eb_keys_to_install(install->store, install->keys, error);
   if (!status) status = eb_head_verify(head, install->keys->file, error);
+  if (!status) status = check_name(install, error);
   if (!status) status = eb_manifest_fits(&head->manifest, install->cpu, error);
   if (!status) status = eb_store_state(install->store, head->manifest.name, &install->state, &install->found, error);
   if (status) return status;
@@ -261,7 +283,9 @@ static eb_status put_state(struct eb_install *install, eb_error *error) {
   }
   bool changes = strcmp(state.current, install->head->id) != 0;
   eb_state_install(&state, install->head->id, manifest->release);
-  return eb_store_state_end(install->store, manifest->name, changes ? &state : NULL, error);
+  status = eb_store_state_end(install->store, manifest->name, changes ? &state : NULL, error);
+  if (!status) install->state = state;
+  return status;
 }
 
 eb_status eb_install_settle(struct eb_install *install, eb_error *error) {

@@ -14,8 +14,9 @@ struct eb_install {
   struct eb_keys *keys;   /* given was read */
   const char *trust_path; /* for the canary; NULL: the store's */
   const struct eb_cpu *cpu;
+  const char *named; /* the ID of the one release that may come; NULL: any */
   struct eb_head *head;
-  struct eb_state state; /* before; valid if `found` */
+  struct eb_state state; /* before, and behind eb_install_commit after it; valid if `found` */
   bool found;
   bool current;  /* the release is the current one: only what is damaged is written again */
   bool complete; /* and nothing is: its files need not be read */
@@ -39,6 +40,15 @@ struct eb_install {
   struct eb_gc_result removed;
   eb_error warning; /* why nothing was removed */
 };
+
+/* A release by what its manifest says, or an index. */
+struct eb_named_release {
+  const char *name, *target, *id;
+  uint32_t number;
+};
+
+/* Whether it may be installed over what is installed under its name (SPEC 11): refused otherwise. */
+eb_status eb_install_allows(const struct eb_state *state, const struct eb_named_release *release, eb_error *error);
 
 /* Gets the memory; `install` has store, keys, trust_path and cpu. Needs eb_install_close after a failure too. */
 eb_status eb_install_open(struct eb_install *install, eb_error *error);

@@ -1,4 +1,6 @@
-from collections.abc import Callable
+import os
+import subprocess
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -75,3 +77,14 @@ def fast(tmp_path: Path) -> Store:
 def make(bundle: tiny.Bundle, runtime: bytes) -> Release:
     """Bytes of release `number`; keyword arguments as tiny.Bundle's."""
     return lambda number, own=runtime, **changes: release(bundle, number, own, **changes).build()
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A disk of 6 MB."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    if os.geteuid() or subprocess.run(["mount", "-t", "tmpfs", "-o", "size=6m", "none", disk], check=False).returncode:
+        pytest.skip("only root can mount a small disk")
+    yield disk
+    subprocess.run(["umount", "--lazy", disk], check=True)

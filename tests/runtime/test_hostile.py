@@ -2,6 +2,7 @@
 
 import json
 import os
+import random
 import socket
 import threading
 import time
@@ -12,7 +13,7 @@ from pathlib import Path
 import pytest
 import tiny
 from published import Server, publish, served
-from store import SCRIPT, Release, Store
+from store import SCRIPT, Release, Store, gives_results, identity
 
 from edgebuild.pipeline.delta import make_delta
 
@@ -140,7 +141,98 @@ def test_a_small_delta_goes_on_where_it_broke_off(store: Store, make: Release, f
     assert server.seen[-1] == ("0.edelta", "bytes=8000-")
 
 
+@pytest.mark.parametrize("fault", ["missing", "cut off", "refused"])
+def test_a_delta_that_is_not_to_be_had(
+    store: Store, scripted: Callable[[int], bytes], folder: Path, server: Server, fault: str
+) -> None:
+    """What no other attempt would mend is no reason to stay with the old release for ever."""
+    old, new = scripted(1), scripted(2)
+    publish(folder, new, [(old, make_delta(old, new).data)])
+    store.install(old)
+    path = folder / "0.edelta"
+    if fault == "missing":
+        path.unlink()
+    elif fault == "cut off":
+        path.write_bytes(path.read_bytes()[:-1])
+    else:
+        server.faults = [0, 0, 403]
+    done = store.run("follow", server.url, "--json")
+    assert done.returncode == OK, done.stderr
+    assert "warning: the whole bundle was taken: " in done.stderr
+    assert store.status()["id"] == identity(new)
+
+
 # What the index names, and nothing else
 
 
+@pytest.mark.parametrize("what", ["release", "name", "target"])
+def test_another_release_than_the_index_names(store: Store, make: Release, folder: Path, what: str) -> None:
+    """Signed as well, of the same size, and not older than what is installed."""
+    edits = {"release": (), "name": (("name tiny", "name mini"),), "target": (("target test", "target best"),)}[what]
+    named, other = make(3, SCRIPT), make(2, SCRIPT, edits=edits)
+    assert len(named) == len(other)
+    if what == "release":
+        store.install(make(1, SCRIPT))
+    publish(folder, named)
+    (folder / "tiny.ebundle").write_bytes(other)
+    done = store.run("follow", folder, "--target", "test")
+    assert (done.returncode, done.stdout) == (REFUSED, "")
+    assert "is not the release that release.json names" in done.stderr
+    assert [path.name for path in (store.path / "blobs").iterdir()] == [] or what == "release"
+    states = [path.name for path in (store.path / "functions").iterdir()]
+    assert states == (["tiny"] if what == "release" else [])
+    if what == "release":
+        assert store.status()["release"] == 1
+
+
+def test_a_release_that_is_bad_is_not_fetched_again(store: Store, make: Release, folder: Path, server: Server) -> None:
+    old, bad = make(1), make(2, golden=wrong_golden())
+    publish(folder, bad, [(old, make_delta(old, bad).data)])
+    store.install(old)
+    done = store.run("follow", server.url)
+    assert (done.returncode, store.status()["bad"]) == (CHECK, [identity(bad)])
+    server.seen.clear()
+    done = store.run("follow", server.url)
+    assert done.returncode == REFUSED
+    assert "this release of tiny was installed before and is marked bad" in done.stderr
+    assert [name for name, _ in server.seen] == ["release.json", "release.json.minisig"]
+
+
+def test_a_release_that_is_too_old_is_not_fetched(
+    store: Store, scripted: Callable[[int], bytes], folder: Path, server: Server
+) -> None:
+    publish(folder, scripted(1), release=1)
+    store.install(scripted(2))
+    done = store.run("follow", server.url)
+    assert done.returncode == REFUSED
+    assert "lower than 2, which tiny had already" in done.stderr
+    assert [name for name, _ in server.seen] == ["release.json", "release.json.minisig"]
+
+
 # The device itself
+
+
+def test_a_damaged_release_is_mended(store: Store, make: Release, folder: Path) -> None:
+    """It is up to date by its ID, and does not run; nothing else comes."""
+    publish(folder, make(1))
+    assert store.run("follow", folder, "--target", "test").returncode == OK
+    gives_results(store)
+    (blob,) = (path for path in (store.path / "blobs").iterdir() if path.read_bytes() == tiny.table().tobytes())
+    blob.chmod(0o600)
+    blob.write_bytes(bytes(blob.stat().st_size))
+    assert store.run("run", "tiny", "--input", store.frames()).returncode == REFUSED
+    done = store.run("follow", folder)
+    assert done.returncode == OK
+    gives_results(store)
+    assert "up to date" in store.run("follow", folder).stdout
+
+
+def test_what_other_installations_left_makes_room(fast: Store, make: Release, small_disk: Path) -> None:
+    """A release that never came to an end must not keep the next one from being installed."""
+    noise = random.Random(5).randbytes(2_500_000)
+    store = Store(fast.program, small_disk)
+    assert store.run("install", fast.write("1", make(1))).returncode == OK
+    (store.path / "partial" / ("0" * 64)).write_bytes(bytes(4 << 19))
+    done = store.run("install", fast.write("2", make(2, golden={"function/more": noise})))
+    assert done.returncode == OK, done.stderr
+    assert list((store.path / "partial").iterdir()) == []

@@ -226,17 +226,6 @@ def test_a_file_that_cannot_be_written(store: Store, large: Release) -> None:
     store.install(data.read_bytes())
 
 
-@pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A disk of 6 MB."""
-    disk = tmp_path / "disk"
-    disk.mkdir()
-    if os.geteuid() or subprocess.run(["mount", "-t", "tmpfs", "-o", "size=6m", "none", disk], check=False).returncode:
-        pytest.skip("only root can mount a small disk")
-    yield disk
-    subprocess.run(["umount", "--lazy", disk], check=True)
-
-
 def fill(path: Path) -> None:
     """Takes all room that is left."""
     with contextlib.suppress(OSError), path.open("wb", buffering=0) as file:
