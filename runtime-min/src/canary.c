@@ -118,6 +118,10 @@ static eb_status judge(struct trial *trial, bool in_time, int ended, eb_error *e
     return eb_fail(error, EB_CHECK, hint, "the canary failed: it did not end within %llu s",
                    (unsigned long long)((limit_ms() + 999) / 1000));
   }
+  if (WIFSIGNALED(ended) && WTERMSIG(ended) == SIGKILL) {
+    return eb_fail(error, EB_MEMORY, "free memory, then install it again",
+                   "the canary was killed, as the kernel does where memory runs out");
+  }
   if (WIFSIGNALED(ended)) {
     return eb_fail(error, EB_CHECK, hint, "the canary failed: it crashed (%s)", strsignal(WTERMSIG(ended)));
   }
@@ -134,7 +138,7 @@ static eb_status judge(struct trial *trial, bool in_time, int ended, eb_error *e
 eb_status eb_canary(struct eb_store *store, const struct eb_head *head, const char *trust_path,
                     const struct eb_cpu *cpu, eb_error *error) {
   struct trial trial = {0};
-  int runtime, ended = 0;
+  int runtime, ended = EB_IO << 8; /* until we are told how: nobody has seen it pass */
   eb_status status = eb_launch_open(store, head, cpu, &runtime, error);
   if (status) return status;
   status = start(store, head, trust_path, runtime, &trial, error);

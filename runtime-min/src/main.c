@@ -172,6 +172,8 @@ static eb_status run_command(const struct eb_options *options, int argc, char **
 
 int main(int argc, char **argv) {
   signal(SIGPIPE, SIG_IGN);
+  /* Ignored by who started us, it would leave no exit code of a child. */
+  signal(SIGCHLD, SIG_DFL);
   out.fd = STDOUT_FILENO;
   err.fd = STDERR_FILENO;
   struct eb_options options;

@@ -3,6 +3,7 @@
 import json
 import os
 import random
+import signal
 import socket
 import threading
 import time
@@ -210,6 +211,30 @@ def test_a_release_that_is_too_old_is_not_fetched(
 
 
 # The device itself
+
+
+@pytest.mark.parametrize("ignored", [signal.SIGCHLD, signal.SIGPIPE])
+def test_a_canary_counts_whatever_signals_are_ignored(store: Store, make: Release, ignored: signal.Signals) -> None:
+    """Whoever starts edgebuild-run may ignore SIGCHLD; children then leave no exit code behind."""
+
+    def ignore() -> None:
+        signal.signal(ignored, signal.SIG_IGN)
+
+    store.install(make(1))
+    broken = store.write("b", make(2, golden=wrong_golden()))
+    done = store.run("install", broken, preexec_fn=ignore)
+    assert (done.returncode, store.status()["release"]) == (CHECK, 1)
+    done = store.run("run", "tiny", "--input", store.frames(), preexec_fn=ignore, timeout=30)
+    assert done.returncode == OK
+
+
+def test_a_canary_that_was_killed_from_outside(store: Store, make: Release) -> None:
+    """As the kernel does where memory runs out: that says nothing about the release."""
+    store.install(make(1))
+    done = store.run("install", store.write("b", make(2, b"#!/bin/sh\nkill -KILL $$\n")))
+    assert done.returncode == MEMORY
+    assert "the canary was killed" in done.stderr
+    assert (store.status()["release"], store.status()["bad"]) == (1, [])
 
 
 def test_a_damaged_release_is_mended(store: Store, make: Release, folder: Path) -> None:
