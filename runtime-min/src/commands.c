@@ -43,7 +43,7 @@ static void print_members(struct eb_json *out, const struct eb_head *head) {
 
 static void report_install(const struct eb_commands *commands, const struct eb_install *install) {
   const struct eb_manifest *manifest = &install->head->manifest;
-  const char *previous = install->found && !install->current ? install->state.current : "";
+  const char *previous = install->current ? "" : install->state.previous;
   struct eb_json *out = commands->out;
   if (!commands->options->json) {
     eb_json_print(out, "%s: %s %s for %s, release %u, signed by %s\n",

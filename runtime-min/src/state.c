@@ -134,7 +134,9 @@ void eb_state_mark_bad(struct eb_state *state, const char *id) {
 void eb_state_install(struct eb_state *state, const char *id, uint32_t release) {
   if (release > state->floor) state->floor = release;
   if (strcmp(state->current, id) == 0) return;
-  memcpy(state->previous, state->current, EB_ID_TEXT);
+  /* What has given no result is nothing to go back to where there is something else. */
+  bool keeps = !state->confirmed && state->previous[0] && strcmp(state->previous, id) != 0;
+  if (!keeps) memcpy(state->previous, state->current, EB_ID_TEXT);
   memcpy(state->current, id, EB_ID_TEXT);
   state->confirmed = false;
   state->crashes = 0;

@@ -237,6 +237,20 @@ def test_a_canary_that_was_killed_from_outside(store: Store, make: Release) -> N
     assert (store.status()["release"], store.status()["bad"]) == (1, [])
 
 
+def test_what_gave_results_outlasts_releases_that_gave_none(store: Store, make: Release) -> None:
+    """Two bad releases in a row that pass their canary: there is still one to go back to."""
+    store.install(make(1))
+    gives_results(store)
+    for number in (2, 3):
+        store.install(make(number, CRASH))
+        assert store.run("run", "tiny", "--input", store.frames()).returncode == 128 + signal.SIGSEGV
+        assert store.status()["previous"] == identity(make(1))
+    for _ in range(2):
+        store.run("run", "tiny", "--input", store.frames())
+    assert store.status()["id"] == identity(make(1))
+    gives_results(store)
+
+
 def test_a_damaged_release_is_mended(store: Store, make: Release, folder: Path) -> None:
     """It is up to date by its ID, and does not run; nothing else comes."""
     publish(folder, make(1))

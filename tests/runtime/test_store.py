@@ -65,6 +65,7 @@ def test_what_is_current_is_not_installed_again(store: Store, make: Release) -> 
 def test_a_new_release_keeps_the_old_one(store: Store, make: Release) -> None:
     for number in (1, 2, 3):
         said = store.install(make(number))
+        gives_results(store)
     assert (said["bytes_written"], said["previous"]) == (0, identity(make(2)))
     status = store.status()
     assert (status["id"], status["previous"], status["floor"]) == (identity(make(3)), identity(make(2)), 3)

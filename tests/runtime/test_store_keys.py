@@ -67,10 +67,12 @@ def test_a_key_leaves(store: Store, make: Release, trust: Callable[[bytes], Path
     gives_results(store, "other")
     assert store.run("rollback", "tiny").returncode == OK
     gives_results(store)
-    store.install(make(3, key=SECOND))
-    store.install(make(4, key=SECOND))
+    for number in (3, 4):
+        store.install(make(number, key=SECOND))
+        gives_results(store)
     store.install(make(2, key=SECOND, edits=(("name tiny", "name other"),)))
     assert list((store.path / "trusts").iterdir()) != []
+    gives_results(store, "other")
     store.install(make(3, key=SECOND, edits=(("name tiny", "name other"),)))
     assert list((store.path / "trusts").iterdir()) == []
 
