@@ -38,6 +38,11 @@ static eb_status compare(struct eb_keys *keys, const struct eb_trust *stored, co
   return status;
 }
 
+static eb_status damaged(eb_status status, eb_error *error) {
+  return eb_fail(error, status, "put the newest trust file of this device in its place, after a look at who wrote there",
+                 "`trust` in the store is not what edgebuild-run wrote");
+}
+
 static eb_status choose(const struct eb_store *store, struct eb_keys *keys, eb_error *error) {
   struct eb_trust stored, given;
   eb_status status = read_stored(store, keys, error);
@@ -46,9 +51,11 @@ static eb_status choose(const struct eb_store *store, struct eb_keys *keys, eb_e
     return eb_fail(error, EB_REFUSED, nothing_known, "there is no trust file, so no bundle can be verified");
   }
   keys->file = keys->is_stored ? stored_file(keys) : given_file(keys);
-  if (!keys->is_stored || !keys->is_given) return EB_OK;
-  status = eb_trust_open(stored_file(keys), &stored, error);
-  if (!status) status = eb_trust_open(given_file(keys), &given, error);
+  if (!keys->is_stored) return EB_OK;
+  status = eb_trust_open(stored_file(keys), &stored, NULL);
+  if (status) return damaged(status, error);
+  if (!keys->is_given) return EB_OK;
+  status = eb_trust_open(given_file(keys), &given, error);
   return status ? status : compare(keys, &stored, &given, error);
 }
 
@@ -103,7 +110,9 @@ eb_status eb_keys_to_run(const struct eb_store *store, struct eb_keys *keys, con
   struct eb_signature signature;
   eb_status status = choose(store, keys, error);
   if (status && keys->is_stored) {
-    keys->file = stored_file(keys);
+    struct eb_trust stored;
+    bool counts = eb_trust_open(stored_file(keys), &stored, NULL) == EB_OK || !keys->is_given;
+    keys->file = counts ? stored_file(keys) : given_file(keys);
     status = EB_OK;
   }
   if (status || !keys->is_stored) return status;

@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 import tiny
 from published import Server, publish, served
+from roles import Roles
 from store import SCRIPT, Release, Store, gives_results, identity
 
 from edgebuild.pipeline.delta import make_delta
@@ -249,6 +250,16 @@ def test_what_gave_results_outlasts_releases_that_gave_none(store: Store, make: 
         store.run("run", "tiny", "--input", store.frames())
     assert store.status()["id"] == identity(make(1))
     gives_results(store)
+
+
+def test_a_damaged_trust_file_stops_nothing_that_runs(store: Store, make: Release) -> None:
+    store.write("trust", Roles().build())
+    store.install(make(1))
+    (store.path / "trust").write_bytes(bytes(100))
+    gives_results(store)
+    done = store.run("install", store.write("b", make(2)))
+    assert done.returncode == REFUSED
+    assert "`trust` in the store is not what edgebuild-run wrote" in done.stderr
 
 
 def test_a_damaged_release_is_mended(store: Store, make: Release, folder: Path) -> None:
