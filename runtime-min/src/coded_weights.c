@@ -164,7 +164,7 @@ static uint32_t code_difference(struct state *state, struct words *words, size_t
   step = words->step = code_value(state, words->kind + 1, (unsigned)fine, side, words->step, step);
   state->change[place] = (uint8_t)(1 + least(eb_size_class(eb_magnitude(step)), 15) * 2 + (step < 0));
   uint32_t odd = 2u * (uint32_t)step + (step < 0 ? 1u : UINT32_MAX);
-  return odd << ((unsigned)(fine - 1) & 31);
+  return odd << (((unsigned)fine - 1) & 31);
 }
 
 static void code_words(struct state *state, struct words *words, size_t count) {

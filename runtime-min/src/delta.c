@@ -238,17 +238,38 @@ static eb_status open_plans(const struct eb_delta_file *file, struct eb_plan *pl
   return malformed(error, "weights of another layout");
 }
 
+/* A file that is being decoded. */
+struct decoding {
+  const struct eb_delta_file *file;
+  struct eb_range_decoder decoder;
+};
+
+static bool get_decoding(void *context, uint64_t offset, void *data, size_t size, eb_error *error) {
+  const struct eb_delta_file *file = ((struct decoding *)context)->file;
+  return file->get_old(file->context, offset, data, size, error);
+}
+
+/* Behind the end of the code there are only zeros: what they would make, up to a whole file, is not waited for. */
+static bool put_decoding(void *context, const void *data, size_t size, eb_error *error) {
+  const struct decoding *decoding = context;
+  if (decoding->decoder.missing > 4) {
+    malformed(error, "the size of a coded file");
+    return false;
+  }
+  return decoding->file->put(decoding->file->context, data, size, error);
+}
+
 static eb_status decode_coded(struct eb_delta *delta, enum eb_codec codec, const struct eb_delta_file *file,
                               eb_error *error) {
-  struct eb_range_decoder decoder;
-  struct eb_coded_io io = {.get_old = file->get_old, .put = file->put, .context = file->context};
+  struct decoding decoding = {.file = file};
+  struct eb_coded_io io = {.get_old = get_decoding, .put = put_decoding, .context = &decoding};
   struct eb_plan plan;
   eb_status status = codec == EB_CODEC_WEIGHTS ? open_plans(file, &plan, error) : EB_OK;
   if (status) return status;
   eb_error feed_error = {0};
   delta->error = &feed_error;
-  eb_range_decoder_open(&decoder, next_byte, delta);
-  struct eb_bit_coder coder = {eb_range_decode, &decoder};
+  eb_range_decoder_open(&decoding.decoder, next_byte, delta);
+  struct eb_bit_coder coder = {eb_range_decode, &decoding.decoder};
   status = codec == EB_CODEC_WEIGHTS
                ? eb_coded_weights(delta->memory, coder, &plan, &io, error)
                : eb_coded_patch(delta->memory, coder, file->old_size, file->size, NULL, &io, error);
@@ -256,7 +277,7 @@ static eb_status decode_coded(struct eb_delta *delta, enum eb_codec codec, const
     *error = feed_error;
     return feed_error.status;
   }
-  if (!status && (delta->left || decoder.missing > 4)) status = malformed(error, "the size of a coded file");
+  if (!status && (delta->left || decoding.decoder.missing > 4)) status = malformed(error, "the size of a coded file");
   return status;
 }
 

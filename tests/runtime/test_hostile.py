@@ -1,8 +1,10 @@
 """What a hostile server, or a bad moment, may not do to a device that follows one (SPEC 11 and 13)."""
 
+import dataclasses
 import json
 import os
 import random
+import resource
 import signal
 import socket
 import threading
@@ -17,6 +19,7 @@ from published import Server, publish, served
 from roles import Roles
 from store import SCRIPT, Release, Store, gives_results, identity
 
+from edgebuild.core import delta
 from edgebuild.pipeline.delta import make_delta
 
 OK, INPUT, REFUSED, CHECK, UNSUPPORTED, IO, MEMORY = range(7)
@@ -286,3 +289,26 @@ def test_what_other_installations_left_makes_room(fast: Store, make: Release, sm
     done = store.run("install", fast.write("2", make(2, golden={"function/more": noise})))
     assert done.returncode == OK, done.stderr
     assert list((store.path / "partial").iterdir()) == []
+
+
+def test_a_delta_that_is_cut_off_is_not_decoded_to_the_end(store: Store, make: Release) -> None:
+    """Zeros behind its end would make as many bytes as the file has, of 2 GiB at most."""
+    noise = random.Random(5).randbytes(2_500_000)
+    old = make(1, SCRIPT, golden={"function/more": noise})
+    new = make(
+        2, SCRIPT, golden={"function/more": b"begin" + noise[:1_000_000] + b"middle" + noise[1_000_000:] + b"end"}
+    )
+    store.install(old)
+    parsed = delta.parse(make_delta(old, new).data)
+    (at,) = (i for i, part in enumerate(parsed.parts) if part.codec == delta.PATCH and len(part.data) > 30)
+    parts = list(parsed.parts)
+    parts[at] = delta.Part(delta.PATCH, parts[at].data[:15])
+
+    def limit() -> None:
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (500_000, 500_000))
+
+    path = store.write("d", delta.serialize(dataclasses.replace(parsed, parts=tuple(parts))))
+    done = store.run("install", path, preexec_fn=limit, restore_signals=False)
+    assert done.returncode == REFUSED, done.stderr
+    assert "the delta is malformed: the size of a coded file" in done.stderr
