@@ -26,6 +26,7 @@ from edgebuild.core.errors import UsageError
 if TYPE_CHECKING:
     from datetime import date
 
+    from edgebuild.core.trust import Trust
     from edgebuild.pipeline import UpdateOf
 
 LOCK_SECONDS = 30.0
@@ -178,6 +179,8 @@ def compile_(
         update=_update_of(update_of, max_delta, release),
     )
     chosen_signer, trusted = signer_of(key, signer, None, None)
+    if update_of is not None:
+        _verify_old(update_of, trusted)
     prepare_folder(out)
     with progress(plain=not as_json) as listener:
         result = pipeline.build(job, chosen_signer, listener)
@@ -231,6 +234,22 @@ def _update_of(bundle: Path | None, size: str | None, release: int | None) -> "U
             raise UsageError("--max-delta needs the release that devices have", "add --update-of OLD.ebundle")
         return None
     return UpdateOf(bundle, release, None if size is None else _bytes(size))
+
+
+def _verify_old(path: Path, trusted: "Trust") -> None:
+    """Its program goes into the new bundle, which is signed: so it must be one that we, or whom we trust, signed."""
+    from edgebuild.core import keys
+    from edgebuild.core.bundle import read_bundle
+    from edgebuild.core.errors import BundleError
+
+    if not path.is_file():
+        return  # the build says so
+    own = keys.user_trust_path()
+    known = {**(keys.load_trust(own) if own.is_file() else {}), **trusted}
+    try:
+        read_bundle(path.read_bytes(), known)
+    except BundleError as error:
+        raise BundleError(f"--update-of {path}: {error.message}", error.hint) from error
 
 
 _UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30}

@@ -5,7 +5,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+from core.bundles import make_bundle
 from networks import GRAPH, Release, samples, values
+
+from edgebuild.core.minisign import SecretKey
 
 CODE = ("program.so", "plan.bin")
 
@@ -135,3 +138,17 @@ def _rewritten(place: Path, whole: bytes, name: str, change: Callable[[bytes], b
     with zipfile.ZipFile(place, "w") as archive:
         for member, data in members.items():
             archive.writestr(member, data)
+
+
+def test_a_release_that_nobody_here_trusts_is_not_built_on(
+    old: Release, refused: Callable[..., str], place: Path
+) -> None:
+    """Its program would go into the new bundle, and be signed there."""
+    foreign = place / "foreign" / old.path.name
+    foreign.parent.mkdir()
+    files = {path: bytes(data) for path, data in old.read.files.items()}
+    foreign.write_bytes(make_bundle(old.read.manifest, files, SecretKey(b"somebody", bytes(32))))
+    for basis in old.path.parent.glob("*.basis*"):
+        (foreign.parent / basis.name).write_bytes(basis.read_bytes())
+    said = refused(8, "--update-of", foreign)
+    assert f"--update-of {foreign}: signed by key 79646F62656D6F73, which the trust file does not list" in said
