@@ -499,6 +499,7 @@ static ssize_t read_remote(void *context, void *data, size_t size) {
   if (count > size) count = size;
   if (remote->size != EB_REMOTE_SIZE_ANY && count > remote->size - remote->at)
     count = (size_t)(remote->size - remote->at);
+  if (count > remote->left) count = (size_t)remote->left; /* what follows the body is none of it */
   memcpy(data, remote->buffer + remote->begin, count);
   remote->begin += count;
   remote->at += count;

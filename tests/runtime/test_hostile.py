@@ -88,6 +88,20 @@ def test_a_head_of_any_size(store: Store, size: int) -> None:
     assert ("has no release.json" if size <= 8192 else "its answer is no HTTP") in done.stderr
 
 
+def test_bytes_behind_the_body(store: Store, scripted: Callable[[int], bytes], folder: Path) -> None:
+    """They are none of it (RFC 9112, section 6.3)."""
+    publish(folder, scripted(1))
+
+    def answer(connection: socket.socket, name: str) -> None:
+        body = (folder / name).read_bytes()
+        connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % len(body) + body + b"HTTP/1.1 200 OK\r\n")
+
+    with listening(answer) as url:
+        done = store.run("follow", url, "--target", "test")
+    assert done.returncode == OK, done.stderr
+    assert store.status()["id"] == identity(scripted(1))
+
+
 def drip(connection: socket.socket, text: bytes) -> None:
     for byte in text:
         connection.sendall(bytes([byte]))
