@@ -102,6 +102,8 @@ def decompress(data: bytes, size: int, prefix: bytes = b"") -> bytes:
     """The frame's content, which must have `size` bytes."""
     dictionary = zstandard.ZstdCompressionDict(prefix, dict_type=zstandard.DICT_TYPE_RAWCONTENT) if prefix else None
     try:
+        if zstandard.frame_content_size(data) > size:  # it would be believed, and so much memory be taken
+            raise BundleError("a zstd frame of the delta has another size than it should", _MALFORMED)
         made = zstandard.ZstdDecompressor(dict_data=dictionary, max_window_size=1 << WINDOW_LOG).decompress(
             data, max_output_size=size, allow_extra_data=False
         )

@@ -195,3 +195,10 @@ def test_parts_that_do_not_fit_are_refused() -> None:
     ]:
         with pytest.raises(BundleError, match=message):
             apply_delta(OLD, with_part(path, part))
+
+
+def test_a_zstd_frame_takes_no_more_memory_than_its_file() -> None:
+    """One that says of itself that it has a petabyte."""
+    frame = bytes.fromhex("28b52ffd e0") + (1 << 50).to_bytes(8, "little") + bytes([1, 0, 0])
+    with pytest.raises(BundleError, match="another size than it should"):
+        delta.decompress(frame, 100)
