@@ -20,6 +20,7 @@ struct work {
   size_t text_size;
   struct eb_state state;
   bool found;
+  bool not_kept; /* a trust file that was taken, by the store */
 };
 
 static eb_status read_file(struct work *work, const char *name, void *buffer, size_t limit, size_t *size,
@@ -55,7 +56,9 @@ static eb_status take_trust(struct work *work, eb_error *error) {
   if (!found)
     return eb_fail(error, EB_IO, "publish the release's folder again, whole", "%.200s has no %s", work->follow->base,
                    TRUST);
-  return eb_keys_follow(work->install->store, work->install->keys, file, error);
+  status = eb_keys_follow(work->install->store, work->install->keys, file, error);
+  work->not_kept = status == EB_IO;
+  return status;
 }
 
 /* An index that is refused may be signed by a key that only the next trust file lists, or stand beside a signature that
@@ -63,8 +66,11 @@ static eb_status take_trust(struct work *work, eb_error *error) {
 static eb_status read_trusted(struct work *work, eb_error *error) {
   eb_status status = read_verified(work, error);
   if (status != EB_REFUSED) return status;
-  eb_error ignored;
-  bool newer = take_trust(work, &ignored) == EB_OK;
+  eb_error why;
+  eb_status taken = take_trust(work, &why);
+  /* What the store cannot remember does not count: the canary would not know it, and the release be marked bad. */
+  if (work->not_kept) return *error = why, taken;
+  bool newer = taken == EB_OK;
   for (int attempt = 1; status == EB_REFUSED && attempt < INDEX_ATTEMPTS; attempt++)
     status = read_verified(work, error);
   work->follow->new_trust = newer;
@@ -214,7 +220,7 @@ static eb_status install(struct work *work, eb_error *error) {
   return install_whole(work, error);
 }
 
-/* Whether the store has lost something of the release `id`. That takes long to see, so only one that crashes is asked. */
+/* Whether the store has lost something of the release `id`. It takes long to see: only one that crashes is asked. */
 static bool is_damaged(const struct work *work, const char *id) {
   struct eb_head *head = work->install->head;
   bool holds = true;

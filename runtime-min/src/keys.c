@@ -39,7 +39,7 @@ static eb_status compare(struct eb_keys *keys, const struct eb_trust *stored, co
 }
 
 static eb_status damaged(eb_status status, eb_error *error) {
-  return eb_fail(error, status, "put the newest trust file of this device in its place, after a look at who wrote there",
+  return eb_fail(error, status, "put the newest trust file of this device in its place; who wrote there?",
                  "`trust` in the store is not what edgebuild-run wrote");
 }
 

@@ -19,7 +19,7 @@
 
 #define HEAD_MAX ((size_t)8 << 10)       /* of a response */
 #define DISCARD_MAX ((uint64_t)64 << 10) /* so much is read and dropped rather than asked for anew */
-#define LEAST_PER_S 64u                  /* a line that gives less is as good as none: it would hold the store for ever */
+#define LEAST_PER_S 64u                  /* a line that gives less is as good as none: the store is locked for it */
 #define PORT "80"
 
 static const struct eb_remote_patience usual = {8, 500, 60000, 30000};

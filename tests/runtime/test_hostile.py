@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 import tiny
 from published import Server, publish, served
-from roles import Roles
+from roles import RELEASES, Roles
 from store import SCRIPT, Release, Store, gives_results, identity
 
 from edgebuild.core import delta
@@ -326,3 +326,15 @@ def test_a_delta_that_is_cut_off_is_not_decoded_to_the_end(store: Store, make: R
     done = store.run("install", path, preexec_fn=limit, restore_signals=False)
     assert done.returncode == REFUSED, done.stderr
     assert "the delta is malformed: the size of a coded file" in done.stderr
+
+
+def test_a_trust_file_that_cannot_be_kept_marks_nothing_bad(store: Store, make: Release, folder: Path) -> None:
+    first, second = Roles(release=RELEASES[:1]), Roles(version="2", release=RELEASES[1:])
+    store.write("trust", first.build())
+    store.install(make(1))
+    publish(folder, make(2, key=RELEASES[1]), key=RELEASES[1])
+    (folder / "trust").write_bytes(second.build())
+    (store.path / "trusts" / "1" / "x").mkdir(parents=True)
+    done = store.run("follow", folder)
+    assert (done.returncode, store.status()["bad"]) == (IO, [])
+    assert "trusts/1 in the store" in done.stderr
