@@ -5,12 +5,16 @@
 #include <poll.h>
 #include <signal.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/signalfd.h>
 #include <sys/wait.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "launch.h"
+
+#define WELL_MS 600000u /* a process that runs on so long behind its first result is well */
 
 /* One process of one release. */
 struct attempt {
@@ -18,7 +22,9 @@ struct attempt {
   char id[EB_ID_TEXT]; /* of the release */
   bool raised;         /* its crashes were raised before it started */
   bool gave_result;
-  bool confirmed;   /* and the state says so */
+  bool confirmed; /* and the state says so */
+  bool well;      /* and it ran on; the state says so, too */
+  uint64_t result_ms;
   bool told_to_end; /* by a signal to us, which it got too */
   int runtime;      /* to execute */
   int signals;      /* a descriptor of those that come to us */
@@ -26,6 +32,20 @@ struct attempt {
   pid_t child;
   int ended;
 };
+
+static uint64_t now_ms(void) {
+  struct timespec now;
+  clock_gettime(CLOCK_MONOTONIC, &now);
+  return (uint64_t)now.tv_sec * 1000u + (uint64_t)now.tv_nsec / 1000000u;
+}
+
+static uint64_t well_ms(void) {
+#ifdef EB_TEST_HOOKS
+  const char *shorter = getenv("EDGEBUILD_TEST_WELL_MS");
+  if (shorter) return strtoull(shorter, NULL, 10);
+#endif
+  return WELL_MS;
+}
 
 static eb_status not_installed(const struct eb_supervise *run, eb_error *error) {
   return eb_fail(error, EB_INPUT, "edgebuild-run status lists the names; edgebuild-run install FILE installs",
@@ -36,13 +56,14 @@ static bool has_failed(const struct eb_state *state) {
   return state->crashes >= EB_CRASHES_MAX && state->previous[0];
 }
 
-/* Ends a change: a release that has failed is given up on the way. */
-static eb_status end_change(struct eb_supervise *run, struct eb_state *state, bool changed, bool *given_up,
-                            eb_error *error) {
+/* Ends a change: a release that has failed is given up on the way. `damaged`: its files in the store are to blame, so
+ * that it may be installed again. */
+static eb_status end_change(struct eb_supervise *run, struct eb_state *state, bool changed, bool damaged,
+                            bool *given_up, eb_error *error) {
   char from[EB_ID_TEXT];
   memcpy(from, state->current, EB_ID_TEXT);
   *given_up = has_failed(state);
-  if (*given_up) eb_state_roll_back(state, true);
+  if (*given_up) eb_state_roll_back(state, !damaged);
   eb_status status = eb_store_state_end(run->store, run->name, changed || *given_up ? state : NULL, error);
   if (!status && *given_up) run->rolled_back(run->context, from, state->current);
   return status;
@@ -59,7 +80,7 @@ static eb_status choose(struct eb_supervise *run, struct attempt *attempt, eb_er
     eb_store_state_end(run->store, run->name, NULL, NULL);
     return not_installed(run, error);
   }
-  status = end_change(run, &attempt->before, false, &given_up, error);
+  status = end_change(run, &attempt->before, false, false, &given_up, error);
   memcpy(attempt->id, attempt->before.current, EB_ID_TEXT);
   return status;
 }
@@ -93,8 +114,19 @@ static eb_status confirm(struct eb_supervise *run, struct attempt *attempt, eb_e
   if (status) return status;
   attempt->confirmed = true;
   if (!open) return EB_OK;
-  bool changes = !state.confirmed || state.crashes;
+  bool changes = !state.confirmed;
+  if (changes) state.crashes = attempt->before.crashes; /* the start counts no more, those before it do */
   state.confirmed = true;
+  return eb_store_state_end(run->store, run->name, changes ? &state : NULL, error);
+}
+
+/* It ended well, or runs on: crashes before it were not in a row. */
+static eb_status forget_crashes(struct eb_supervise *run, const struct attempt *attempt, eb_error *error) {
+  struct eb_state state;
+  bool open;
+  eb_status status = reopen(run, attempt, &state, &open, error);
+  if (status || !open) return status;
+  bool changes = state.crashes > 0;
   state.crashes = 0;
   return eb_store_state_end(run->store, run->name, changes ? &state : NULL, error);
 }
@@ -110,7 +142,8 @@ static eb_status restore(struct eb_supervise *run, const struct attempt *attempt
   return eb_store_state_end(run->store, run->name, changes ? &state : NULL, error);
 }
 
-static eb_status count_crash(struct eb_supervise *run, const struct attempt *attempt, bool *given_up, eb_error *error) {
+static eb_status count_crash(struct eb_supervise *run, const struct attempt *attempt, bool damaged, bool *given_up,
+                             eb_error *error) {
   struct eb_state state;
   bool open;
   *given_up = false;
@@ -118,7 +151,7 @@ static eb_status count_crash(struct eb_supervise *run, const struct attempt *att
   if (status || !open) return status;
   bool raises = (state.confirmed || !attempt->raised) && state.crashes < EB_CRASHES_MAX;
   state.crashes += raises;
-  return end_change(run, &state, raises, given_up, error);
+  return end_change(run, &state, raises, damaged, given_up, error);
 }
 
 /* The head and the runtime of the release. *damaged: it is the store that is to blame. */
@@ -183,6 +216,7 @@ static bool take_result(struct eb_supervise *run, struct attempt *attempt) {
   char byte;
   ssize_t got = read(attempt->ready, &byte, 1);
   if (got < 0 && errno == EINTR) return true;
+  if (got == 1 && !attempt->gave_result) attempt->result_ms = now_ms();
   attempt->gave_result |= got == 1;
   /* When the store is in use, the end of the process is the next occasion. */
   if (attempt->gave_result && !attempt->confirmed) confirm(run, attempt, NULL);
@@ -199,11 +233,23 @@ static bool take_signal(struct attempt *attempt) {
   return false;
 }
 
+/* How long to wait for what the process does next; -1: for ever. */
+static int patience(const struct attempt *attempt) {
+  if (!attempt->confirmed || attempt->well) return -1;
+  uint64_t gone = now_ms() - attempt->result_ms, limit = well_ms();
+  return gone < limit ? (int)(limit - gone) : 0;
+}
+
 static void watch(struct eb_supervise *run, struct attempt *attempt) {
   struct pollfd fds[] = {{.fd = attempt->ready, .events = POLLIN}, {.fd = attempt->signals, .events = POLLIN}};
   bool ended = false;
   while (!ended) {
-    if (poll(fds, 2, -1) < 0) continue;
+    int ready = poll(fds, 2, patience(attempt));
+    if (ready < 0) continue;
+    if (ready == 0) {
+      forget_crashes(run, attempt, NULL);
+      attempt->well = true;
+    }
     if (fds[0].revents && !take_result(run, attempt)) fds[0].fd = -1;
     if (fds[1].revents) ended = take_signal(attempt);
   }
@@ -221,7 +267,9 @@ static bool has_crashed(const struct attempt *attempt) {
 static eb_status settle(struct eb_supervise *run, struct attempt *attempt, bool *again, eb_error *error) {
   eb_status status = EB_OK;
   if (attempt->gave_result && !attempt->confirmed) status = confirm(run, attempt, error);
-  if (!status && has_crashed(attempt)) return count_crash(run, attempt, again, error);
+  bool refused = WIFEXITED(attempt->ended) && WEXITSTATUS(attempt->ended) == EB_REFUSED;
+  if (!status && has_crashed(attempt)) return count_crash(run, attempt, refused, again, error);
+  if (!status && attempt->gave_result && !attempt->well) return forget_crashes(run, attempt, error);
   if (!status && attempt->raised && !attempt->gave_result) status = restore(run, attempt, error);
   return status;
 }
@@ -245,7 +293,7 @@ static eb_status run_once(struct eb_supervise *run, int signals, const sigset_t 
   eb_status status = choose(run, &attempt, error);
   if (status) return status;
   status = open_release(run, &attempt, &damaged, error);
-  if (damaged && count_crash(run, &attempt, again, NULL) == EB_OK && *again) return EB_OK;
+  if (damaged && count_crash(run, &attempt, true, again, NULL) == EB_OK && *again) return EB_OK;
   if (!status) status = run_release(run, &attempt, old_signals, again, code, error);
   if (attempt.runtime >= 0) close(attempt.runtime);
   return status;

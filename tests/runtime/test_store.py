@@ -281,6 +281,34 @@ def test_a_confirmed_release_that_crashes(store: Store, make: Release) -> None:
     assert store.status()["id"] == identity(make(1))
 
 
+READY = b"fd=; while [ $# -gt 1 ]; do [ $1 = --ready-fd ] && fd=$2; shift; done; echo >/proc/self/fd/$fd\n"
+
+
+def test_a_release_that_crashes_behind_its_first_result(store: Store, make: Release) -> None:
+    """Every time: a result alone does not make a release a good one."""
+    store.install(make(1))
+    gives_results(store)
+    store.install(make(2, SCRIPT + READY + b"sleep 0.2; kill -SEGV $$\n"))
+    codes = [store.run("run", "tiny", "--input", store.frames()).returncode for _ in range(3)]
+    assert codes == [128 + signal.SIGSEGV, 128 + signal.SIGSEGV, OK]
+    status = store.status()
+    assert (status["id"], status["bad"]) == (
+        identity(make(1)),
+        [identity(make(2, SCRIPT + READY + b"sleep 0.2; kill -SEGV $$\n"))],
+    )
+
+
+def test_a_process_that_runs_on_is_well(sanitized: Path, tmp_path: Path, make: Release) -> None:
+    """Crashes between long runs are not in a row."""
+    store = Store(sanitized / "edgebuild-run", tmp_path, {"EDGEBUILD_TEST_WELL_MS": "100"})
+    store.install(make(1))
+    gives_results(store)
+    store.install(make(2, SCRIPT + READY + b"sleep 1; kill -SEGV $$\n"))
+    for _ in range(4):
+        assert store.run("run", "tiny", "--input", store.frames()).returncode == 128 + signal.SIGSEGV
+        assert store.status()["crashes"] == 1
+
+
 @pytest.mark.parametrize("ends", [b"exit 0\n", b"exit 1\n", b"exit 5\n"])
 def test_an_end_that_is_no_crash(store: Store, make: Release, ends: bytes) -> None:
     """An input that is missing says nothing of the release."""
@@ -325,7 +353,11 @@ def test_damaged_releases_count_as_crashes(store: Store, make: Release) -> None:
         done = store.run("run", "tiny", "--input", store.frames())
         assert (done.returncode, store.status()["crashes"]) == (REFUSED, crashes)
     gives_results(store)
-    assert store.status()["id"] == identity(make(1))
+    status = store.status()
+    assert (status["id"], status["bad"]) == (identity(make(1)), [])  # the store's fault, not the release's
+    store.install(make(2))
+    assert store.status()["id"] == identity(make(2))
+    gives_results(store)
 
 
 def test_another_trust_file_is_no_crash(store: Store, make: Release) -> None:
