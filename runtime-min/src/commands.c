@@ -4,6 +4,8 @@
 #include <fcntl.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/random.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "date.h"
@@ -384,11 +386,15 @@ static void report_follow(const struct eb_commands *commands, const struct eb_fo
     eb_json_print(commands->err, "warning: the whole bundle was taken: %s\n", follow->warning.message);
   }
   if (commands->options->json) {
-    eb_json_print(out, "{\"followed\":true,\"up_to_date\":%s,\"delta\":%s,\"new_trust\":%s,\"bytes_fetched\":%llu,\"connections\":%u}\n",
-                  follow->up_to_date ? "true" : "false", follow->by_delta ? "true" : "false", follow->new_trust ? "true" : "false",
-                  (unsigned long long)follow->fetched, follow->connections);
+    eb_json_print(out,
+                  "{\"followed\":true,\"up_to_date\":%s,\"delta\":%s,\"new_trust\":%s,\"bytes_fetched\":%llu,"
+                  "\"connections\":%u}\n",
+                  follow->up_to_date ? "true" : "false", follow->by_delta ? "true" : "false",
+                  follow->new_trust ? "true" : "false", (unsigned long long)follow->fetched, follow->connections);
   } else {
-    eb_json_print(out, follow->up_to_date ? "up to date" : follow->by_delta ? "updated by a delta" : "updated by a whole bundle");
+    eb_json_print(out, follow->up_to_date ? "up to date"
+                       : follow->by_delta ? "updated by a delta"
+                                          : "updated by a whole bundle");
     eb_json_print(out, ": %llu bytes fetched\n", (unsigned long long)follow->fetched);
   }
   if (!follow->up_to_date) report_install(commands, install);
@@ -398,8 +404,10 @@ static void report_follow(const struct eb_commands *commands, const struct eb_fo
 static eb_status follow_once(struct eb_commands *commands, struct opened *opened, eb_error *error) {
   const struct eb_options *options = commands->options;
   struct eb_install work = {.store = &opened->store, .cpu = &commands->cpu};
-  struct eb_follow follow = {
-      .base = options->operand, .target = options->target, .patience = {.attempts = options->attempts}};
+  struct eb_follow follow = {.base = options->operand,
+                             .name = options->name,
+                             .target = options->target,
+                             .patience = {.attempts = options->attempts}};
   eb_status status = read_trust(commands, opened, error);
   if (!status) status = eb_store_open(&opened->store, eb_store_path(options), true, &commands->cpu, error);
   if (!status) status = eb_store_lock(&opened->store, error);
@@ -413,17 +421,26 @@ static eb_status follow_once(struct eb_commands *commands, struct opened *opened
   return status;
 }
 
+/* A tenth more or less: a fleet that was switched on together must not ask together for ever. */
+static void rest(uint32_t seconds) {
+  uint32_t random = 0;
+  if (getrandom(&random, sizeof random, 0) < 0) random = (uint32_t)getpid();
+  uint64_t pause = (uint64_t)seconds * (900 + random % 201); /* ms */
+  struct timespec time = {(time_t)(pause / 1000), (long)(pause % 1000) * 1000000};
+  while (nanosleep(&time, &time) < 0 && errno == EINTR) continue;
+}
+
 /* Again and again: a round that failed is told of, and the next one comes. */
 static eb_status follow(struct eb_commands *commands, struct opened *opened, eb_error *error) {
   for (;;) {
     eb_status status = follow_once(commands, opened, error);
     if (!commands->options->every) return status;
-    if (status) eb_json_print(commands->err, "error: %s\n", error->message);
+    if (status) eb_json_error(commands->err, error, commands->options->json);
     eb_json_flush(commands->out);
     eb_json_flush(commands->err);
     eb_store_close(&opened->store);
     opened->store = eb_store_closed;
-    sleep(commands->options->every);
+    rest(commands->options->every);
   }
 }
 

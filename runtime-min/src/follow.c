@@ -100,6 +100,10 @@ static eb_status read_index(struct work *work, eb_error *error) {
   eb_bytes text = {work->text, work->text_size};
   /* Once for the name, and once more for the target of what is installed under it. */
   if (!status) status = eb_index_parse(text, "", work->index, error);
+  if (!status && work->follow->name && strcmp(work->index->name, work->follow->name) != 0) {
+    status = eb_fail(error, EB_REFUSED, "name the folder of that function's releases",
+                     "%.200s has releases of %s, not of %s", work->follow->base, work->index->name, work->follow->name);
+  }
   if (!status) {
     status = eb_store_state(work->install->store, work->index->name, &work->state, &work->found, error);
   }

@@ -8,6 +8,7 @@
 
 struct eb_follow {
   const char *base;   /* a folder, or a URL */
+  const char *name;   /* what the index must be of; NULL: whatever it is */
   const char *target; /* for a name that nothing is installed under; may be NULL */
   struct eb_remote_patience patience;
   /* What was done. */

@@ -10,6 +10,19 @@
 
 #define PRINT_MAX 512
 
+void eb_json_error(struct eb_json *json, const eb_error *error, bool as_json) {
+  if (!as_json) {
+    eb_json_print(json, "error: %s\n", error->message);
+    if (error->hint[0]) eb_json_print(json, "hint: %s\n", error->hint);
+    return;
+  }
+  eb_json_print(json, "{\"error\":");
+  eb_json_string(json, error->message);
+  eb_json_print(json, ",\"hint\":");
+  eb_json_string(json, error->hint);
+  eb_json_print(json, ",\"code\":\"%s\"}\n", eb_status_name(error->status));
+}
+
 void eb_json_flush(struct eb_json *json) {
   size_t at = 0;
   while (at < json->used && !json->failure) {
@@ -51,7 +64,7 @@ static void float_text(const uint8_t *at, char text[32]) {
   float value;
   memcpy(&value, at, sizeof value);
   if (value == 0 && signbit(value)) {
-    snprintf(text, 32, "-0.0");  /* many readers take -0 for an integer, which has no sign */
+    snprintf(text, 32, "-0.0"); /* many readers take -0 for an integer, which has no sign */
     return;
   }
   snprintf(text, 32, isfinite(value) ? "%.9g" : "null", (double)value);

@@ -25,6 +25,9 @@ void eb_json_tensor(struct eb_json *json, const struct eb_tensor *tensor);
 /* One element of a tensor, for messages as well. */
 void eb_json_element(const struct eb_tensor *tensor, const void *data, size_t index, char text[32]);
 
+/* An error with its hint: as JSON, or for people. */
+void eb_json_error(struct eb_json *json, const eb_error *error, bool as_json);
+
 void eb_json_flush(struct eb_json *json);
 
 #endif

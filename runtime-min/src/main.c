@@ -20,20 +20,6 @@
 /* Standard output and standard error; only here is anything printed. */
 static struct eb_json out, err;
 
-static void print_error(const struct eb_options *options, const eb_error *error) {
-  if (options->json) {
-    eb_json_print(&err, "{\"error\":");
-    eb_json_string(&err, error->message);
-    eb_json_print(&err, ",\"hint\":");
-    eb_json_string(&err, error->hint);
-    eb_json_print(&err, ",\"code\":\"%s\"}\n", eb_status_name(error->status));
-  } else {
-    eb_json_print(&err, "error: %s\n", error->message);
-    if (error->hint[0]) eb_json_print(&err, "hint: %s\n", error->hint);
-  }
-  eb_json_flush(&err);
-}
-
 static eb_status open_bundle(const char *path, int *fd, eb_error *error) {
   struct stat info;
   *fd = open(path, O_RDONLY | O_CLOEXEC);
@@ -190,6 +176,7 @@ int main(int argc, char **argv) {
     status = options.command ? run_command(&options, argc, argv, &code, &error) : run_bundle(&options, &error);
   }
   eb_status written = status ? status : finish_output(&error);
-  if (written) print_error(&options, &error);
+  if (written) eb_json_error(&err, &error, options.json);
+  eb_json_flush(&err);
   return written ? (int)written : code;
 }

@@ -35,11 +35,13 @@ const char eb_options_help[] =
     "A store keeps what is installed on this device; a release becomes current in one step, and the previous one "
     "stays.\n"
     "\n"
-    "  install FILE|-     verify a bundle or a delta, try it, make it current; what arrived of it before is not written\n"
+    "  install FILE|-     verify a bundle or a delta, try it, make it current; what arrived of it before is not "
+    "written\n"
     "                     again\n"
     "  follow URL|DIR     read release.json there, install by a delta or whole, go on where a bad line broke off;\n"
     "                     --every SECONDS: again and again; --attempts N: in a row without a byte (8); --target NAME:\n"
-    "                     the kind of device, for a first installation. https:// needs curl\n"
+    "                     the kind of device, for a first installation; --name NAME: of no other function.\n"
+    "                     https:// needs curl\n"
     "  status [NAME]      what is installed\n"
     "  rollback NAME      make the previous release current again; --bad: and never install the other one again\n"
     "  gc                 remove what no current or previous release needs\n"
@@ -102,6 +104,9 @@ static eb_status set_value(const char *name, const char *value, struct eb_option
     valid = eb_is_id(value);
   } else if (strcmp(name, "--ready-fd") == 0) {
     valid = parse_number(value, 0, 1u << 20, &options->ready_fd, NULL);
+  } else if (strcmp(name, "--name") == 0) {
+    options->name = value;
+    valid = eb_is_name(value);
   } else if (strcmp(name, "--target") == 0) {
     options->target = value;
     valid = eb_is_name(value);
@@ -157,8 +162,9 @@ static eb_status check_command(const struct eb_options *options, eb_error *error
   if (options->operand && command->operand == 0) return usage(error, "gc takes no name: ", options->operand);
   if (options->release) return usage(error, "--release goes without a command, not with ", command->name);
   if (options->bad && options->command != EB_COMMAND_ROLLBACK) return usage(error, "--bad belongs to rollback", "");
-  if (options->command != EB_COMMAND_FOLLOW && (options->target || options->every || options->attempts)) {
-    return usage(error, "--target, --every and --attempts belong to follow, not to ", command->name);
+  if (options->command != EB_COMMAND_FOLLOW &&
+      (options->name || options->target || options->every || options->attempts)) {
+    return usage(error, "--name, --target, --every and --attempts belong to follow, not to ", command->name);
   }
   if (options->command != EB_COMMAND_RUN && runs_something(options)) {
     return usage(error, "this command runs no frames and takes none of run's options: ", command->name);
@@ -174,8 +180,8 @@ static eb_status check_options(const struct eb_options *options, eb_error *error
   }
   if (options->command) return check_command(options, error);
   if (options->bad) return usage(error, "--bad belongs to rollback", "");
-  if (options->target || options->every || options->attempts) {
-    return usage(error, "--target, --every and --attempts belong to follow", "");
+  if (options->name || options->target || options->every || options->attempts) {
+    return usage(error, "--name, --target, --every and --attempts belong to follow", "");
   }
   if (options->release) {
     return options->operand

@@ -24,6 +24,7 @@ struct eb_options {
   const char *release; /* ID in the store */
   uint32_t ready_fd;   /* 0: none; a byte is written to it behind the first result */
   bool bad;
+  const char *name;    /* follow: of what; NULL: whatever is published there */
   const char *target;  /* follow: for a first installation */
   uint32_t every;      /* follow: seconds; 0: once */
   uint32_t attempts;   /* follow: in a row; 0: the default */

@@ -312,6 +312,23 @@ def test_an_old_release_does_not_come_back(store: Store, make: Callable[..., byt
     fails(store, folder, REFUSED, "lower than 2")
 
 
+def test_releases_of_another_function_are_refused(store: Store, make: Callable[..., bytes], folder: Path) -> None:
+    publish(folder, make(1))
+    fails(store, folder, REFUSED, "has releases of tiny, not of other", "--target", "test", "--name", "other")
+    follow(store, folder, "--target", "test", "--name", "tiny")
+
+
+def test_a_round_that_failed_is_said_in_json_too(store: Store, folder: Path) -> None:
+    folder.mkdir()
+    with store.process("follow", folder, "--target", "test", "--every", "1", "--json") as process:
+        assert process.stderr
+        said = json.loads(process.stderr.readline())
+        process.kill()
+    assert said["code"] == "io"
+    assert "has no release.json" in said["error"]
+    assert said["hint"]
+
+
 def test_every_so_often(store: Store, make: Callable[..., bytes], folder: Path) -> None:
     """Rounds go on behind one that failed."""
     folder.mkdir()
