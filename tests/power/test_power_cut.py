@@ -4,7 +4,6 @@ tests/benchmarks/power_cut.py does the same with the real runtime in the bundles
 """
 
 import re
-import shutil
 import subprocess
 import tempfile
 from collections.abc import Iterator
@@ -25,6 +24,7 @@ from power.sweep import (
     lose_everywhere,
     scratch_root,
 )
+from tracing import can_trace
 
 EVERY = pytest.mark.parametrize("operation", OPERATIONS, ids=lambda operation: operation.name)
 INSTALL, NEW_KEYS = BY_NAME["install"], BY_NAME["install, other roles"]
@@ -115,8 +115,8 @@ def traced(bench: Bench, operation: Operation) -> list[tuple[str, str]]:
 
 @pytest.mark.parametrize("name", ["first install", "install over two", "follow, delta", "rollback", "gc"])
 def test_the_shim_sees_what_the_kernel_sees(bench: Bench, name: str) -> None:
-    if not shutil.which("strace"):
-        pytest.skip("strace is not installed")
+    if not can_trace():
+        pytest.skip("strace is not there, or may not trace")
     recorded = [
         (call.name, "failed" if call.failed else "ok") for call in bench.journal(BY_NAME[name]) if call.path != ".."
     ]

@@ -5,7 +5,6 @@ import hashlib
 import json
 import os
 import resource
-import shutil
 import signal
 import subprocess
 import time
@@ -16,6 +15,7 @@ import numpy as np
 import pytest
 import tiny
 from store import SCRIPT, Release, Store, gives_results, identity
+from tracing import can_trace
 
 OK, INPUT, REFUSED, CHECK, UNSUPPORTED, IO = range(6)
 BLOCK = 512
@@ -114,7 +114,7 @@ def bytes_read(store: Store, path: Path) -> tuple[int, dict]:
     return sum(int(line.rsplit(" ", 1)[1]) for line in lines), json.loads(done.stdout)
 
 
-@pytest.mark.skipif(not shutil.which("strace"), reason="strace is not installed")
+@pytest.mark.skipif(not can_trace(), reason="strace is not there, or may not trace")
 def test_what_is_here_is_not_read_again(fast: Store, large: Release, weights: bytes) -> None:
     first, second = fast.write("1", large(1)), fast.write("2", large(2))
     read, said = bytes_read(fast, first)
@@ -127,7 +127,7 @@ def test_what_is_here_is_not_read_again(fast: Store, large: Release, weights: by
     assert read < 5000
 
 
-@pytest.mark.skipif(not shutil.which("strace"), reason="strace is not installed")
+@pytest.mark.skipif(not can_trace(), reason="strace is not there, or may not trace")
 def test_what_arrived_in_part_is_not_read_again(fast: Store, large: Release) -> None:
     data = large(1)
     assert install_from_pipe(fast, data[:-1_000_000], "close").returncode == REFUSED
