@@ -2,16 +2,15 @@
 
 import contextlib
 import io
-import json
 import os
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import onnx
 import pytest
+from command_line import Ran
 from onnx import TensorProto, helper
 
 from edgebuild import cli
@@ -24,17 +23,6 @@ KEY = SecretKey(b"released", b"r" * 32)
 OTHER = SecretKey(b"another.", b"o" * 32)
 TARGETS = "host,aarch64-generic"
 FAR = "aarch64-generic"
-
-
-@dataclass(frozen=True)
-class Ran:
-    code: int
-    out: str
-    err: str
-
-    @property
-    def json(self) -> Any:
-        return json.loads(self.out)
 
 
 def write_recipe(folder: Path, change: float = 0.0, name: str = "dense") -> Path:

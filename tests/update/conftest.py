@@ -1,12 +1,12 @@
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from networks import GRAPH, Edgebuild, Ran, Release, samples, values, write
+from command_line import Edgebuild, edgebuild
+from networks import GRAPH, Release, samples, values, write
 
-from edgebuild import cli
+__all__ = ["edgebuild"]
 
 
 @pytest.fixture(scope="module")
@@ -18,21 +18,6 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         patch.delenv("EDGEBUILD_KEY", raising=False)
         samples(folder / "c.npz")
         yield folder
-
-
-@pytest.fixture
-def edgebuild(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Edgebuild:
-    """Runs the command line in this process."""
-
-    def run(*arguments: object) -> Ran:
-        monkeypatch.setattr(sys, "argv", ["edgebuild", *map(str, arguments)])
-        with pytest.raises(SystemExit) as caught:
-            cli.main()
-        captured = capsys.readouterr()
-        assert "Traceback" not in captured.err
-        return Ran(int(caught.value.code or 0), captured.out, captured.err)
-
-    return run
 
 
 @pytest.fixture

@@ -1,7 +1,6 @@
 """A small network with BatchNorm, and what later trainings make of it."""
 
-import json
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -62,22 +61,6 @@ def samples(path: Path, seed: int = 7, count: int = 16, scale: float = 1.0) -> P
     rng = np.random.default_rng(seed)
     np.savez(path, x=(rng.normal(size=(count, 1, 3, SIDE, SIDE)) * scale).astype(np.float32))
     return path
-
-
-@dataclass(frozen=True)
-class Ran:
-    """What the command line did."""
-
-    code: int
-    out: str
-    err: str
-
-    @property
-    def json(self) -> Any:
-        return json.loads(self.out)
-
-
-Edgebuild = Callable[..., Ran]
 
 
 @dataclass(frozen=True)

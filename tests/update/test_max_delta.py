@@ -5,7 +5,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from networks import Edgebuild, Release, values
+from command_line import Edgebuild
+from networks import Release, values
 
 
 @pytest.fixture
