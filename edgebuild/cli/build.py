@@ -12,6 +12,7 @@ import typer
 from edgebuild.cli.common import (
     EXIT_CODES,
     Json,
+    Samples,
     SignerCommand,
     TargetName,
     app,
@@ -84,9 +85,7 @@ def compile_(
             show_default=False,
         ),
     ] = None,
-    samples: Annotated[
-        int | None, typer.Option(min=1, help="Number of calibration samples at most.", show_default=False)
-    ] = None,
+    samples: Samples = None,
     name: Annotated[
         str | None, typer.Option(help="The bundle's name. Default: the recipe's, the file's.", show_default=False)
     ] = None,

@@ -63,6 +63,10 @@ SignerCommand = Annotated[
     ),
 ]
 
+Samples = Annotated[int | None, typer.Option(min=1, help="Number of calibration samples at most.", show_default=False)]
+CalibrationSet = Annotated[
+    Path | None, typer.Option(metavar="PATH", help="Calibration set, as for compile.", show_default=False)
+]
 BundleFile = Annotated[Path, typer.Argument(metavar="BUNDLE", help="An .ebundle file.", show_default=False)]
 
 TargetName = Annotated[

@@ -10,7 +10,9 @@ import typer
 from edgebuild.cli.common import (
     EXIT_CODES,
     BundleFile,
+    CalibrationSet,
     Json,
+    Samples,
     TargetName,
     app,
     console,
@@ -44,12 +46,8 @@ def bench(
     weights: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Weights (.safetensors) of the recipe.", show_default=False)
     ] = None,
-    calibration: Annotated[
-        Path | None, typer.Option(metavar="PATH", help="Calibration set, as for compile.", show_default=False)
-    ] = None,
-    samples: Annotated[
-        int | None, typer.Option(min=1, help="Number of calibration samples at most.", show_default=False)
-    ] = None,
+    calibration: CalibrationSet = None,
+    samples: Samples = None,
     trust: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Trust file for a bundle.", show_default=False)
     ] = None,

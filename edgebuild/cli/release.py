@@ -13,7 +13,9 @@ import typer
 
 from edgebuild.cli.common import (
     EXIT_CODES,
+    CalibrationSet,
     Json,
+    Samples,
     SignerCommand,
     app,
     console,
@@ -125,12 +127,8 @@ def release(
     weights: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Weights instead of the recipe's.", show_default=False)
     ] = None,
-    calibration: Annotated[
-        Path | None, typer.Option(metavar="PATH", help="Calibration set, as for compile.", show_default=False)
-    ] = None,
-    samples: Annotated[
-        int | None, typer.Option(min=1, help="Number of calibration samples at most.", show_default=False)
-    ] = None,
+    calibration: CalibrationSet = None,
+    samples: Samples = None,
     as_json: Json = False,
 ) -> None:
     """Build a release: bundles for all targets, deltas from earlier releases, sums, index, SBOM, provenance; signed.
