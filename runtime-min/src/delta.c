@@ -28,11 +28,6 @@ size_t eb_delta_memory(void) {
   return most(sizeof(struct memory), most(eb_coded_weights_memory(), eb_coded_patch_memory()));
 }
 
-const char *eb_codec_name(enum eb_codec codec) {
-  static const char *const names[] = {"same", "raw", "zstd", "zstd-old", "weights", "patch"};
-  return names[codec];
-}
-
 static eb_status malformed(eb_error *error, const char *what) {
   return eb_fail(error, EB_REFUSED, remake, "the delta is malformed: %s", what);
 }

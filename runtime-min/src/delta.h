@@ -61,6 +61,4 @@ eb_status eb_delta_skip(struct eb_delta *delta, eb_error *error);
 /* There is nothing behind the last part. */
 eb_status eb_delta_end(struct eb_delta *delta, eb_error *error);
 
-const char *eb_codec_name(enum eb_codec codec);
-
 #endif
