@@ -10,6 +10,7 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "clock.h"
 #include "launch.h"
 
 #define LIMIT_MS 60000
@@ -22,12 +23,6 @@ struct trial {
   size_t used;
   char text[300];
 };
-
-static uint64_t now_ms(void) {
-  struct timespec now;
-  clock_gettime(CLOCK_MONOTONIC, &now);
-  return (uint64_t)now.tv_sec * 1000u + (uint64_t)now.tv_nsec / 1000000u;
-}
 
 static uint64_t limit_ms(void) {
 #ifdef EB_TEST_HOOKS
@@ -81,11 +76,11 @@ static bool listen_to(struct trial *trial) {
 
 /* False when the time was over; then it was ended. */
 static bool wait_for(struct trial *trial, int *ended) {
-  uint64_t end = now_ms() + limit_ms();
+  uint64_t end = eb_clock_ms() + limit_ms();
   static const struct timespec moment = {.tv_nsec = 1000000};
   struct pollfd said = {.fd = trial->errors, .events = POLLIN};
   while (waitpid(trial->child, ended, WNOHANG) == 0) {
-    if (now_ms() >= end) {
+    if (eb_clock_ms() >= end) {
       kill(trial->child, SIGKILL);
       while (waitpid(trial->child, ended, 0) < 0 && errno == EINTR) continue;
       return false;

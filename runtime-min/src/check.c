@@ -4,8 +4,8 @@
 #include <string.h>
 
 #include "arena.h"
+#include "clock.h"
 #include "json.h"
-#include "latency.h"
 #include "source.h"
 
 #define NS_PER_MS UINT64_C(1000000)

@@ -1,9 +1,9 @@
 /* The plan executor: everything eb_run needs is laid out by eb_load. */
 #include <string.h>
-#include <time.h>
 
 #include "arena.h"
 #include "bundle.h"
+#include "clock.h"
 #include "edgebuild_run.h"
 #include "plan.h"
 #include "pool.h"
@@ -212,12 +212,6 @@ void eb_free(eb_model *model) {
   eb_arena_close(&head);
 }
 
-static uint64_t now_ns(void) {
-  struct timespec now;
-  clock_gettime(CLOCK_MONOTONIC, &now);
-  return (uint64_t)now.tv_sec * 1000000000u + (uint64_t)now.tv_nsec;
-}
-
 void eb_run(eb_model *model) {
   uint64_t environment = eb_float_enter();
   eb_trial_run(&model->trial);
@@ -227,10 +221,10 @@ void eb_run(eb_model *model) {
 void eb_run_profiled(eb_model *model, uint64_t *nanoseconds) {
   uint64_t environment = eb_float_enter();
   bool together = model->pool.thread_count > 1;
-  uint64_t before = now_ns();
+  uint64_t before = eb_clock_ns();
   for (uint32_t i = 0; i < model->plan.op_count; i++) {
     eb_pool_run(&model->pool, &model->steps[i], together);
-    uint64_t after = now_ns();
+    uint64_t after = eb_clock_ns();
     nanoseconds[i] = after - before;
     before = after;
   }

@@ -1,7 +1,6 @@
 #include "latency.h"
 
 #include <string.h>
-#include <time.h>
 
 #define SUB_COUNT (UINT64_C(1) << EB_LATENCY_SUB_BITS)
 
@@ -38,10 +37,4 @@ uint64_t eb_latency_quantile(const struct eb_latency *latency, double quantile) 
     if (seen > wanted) return value_of(i) > latency->min ? value_of(i) : latency->min;
   }
   return 0;
-}
-
-uint64_t eb_clock_ns(void) {
-  struct timespec now;
-  clock_gettime(CLOCK_MONOTONIC, &now);
-  return (uint64_t)now.tv_sec * 1000000000u + (uint64_t)now.tv_nsec;
 }

@@ -19,7 +19,4 @@ void eb_latency_add(struct eb_latency *latency, uint64_t nanoseconds);
 /* The smallest latency that a share `quantile` (0..1) of all does not exceed. */
 uint64_t eb_latency_quantile(const struct eb_latency *latency, double quantile);
 
-/* Nanoseconds of the monotonic clock. */
-uint64_t eb_clock_ns(void);
-
 #endif

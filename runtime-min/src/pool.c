@@ -6,8 +6,9 @@
 #include <signal.h>
 #include <string.h>
 #include <sys/syscall.h>
-#include <time.h>
 #include <unistd.h>
+
+#include "clock.h"
 
 #define PIECES_PER_THREAD 4u /* so that a slow or preempted core delays the others little */
 #define PIECE_BITS 16
@@ -21,12 +22,6 @@ static void futex_wait(atomic_uint *word, unsigned expected) {
 
 static void futex_wake_all(atomic_uint *word) {
   syscall(SYS_futex, word, FUTEX_WAKE_PRIVATE, INT_MAX, NULL, NULL, 0);
-}
-
-static int64_t now_ns(void) {
-  struct timespec now;
-  clock_gettime(CLOCK_MONOTONIC, &now);
-  return (int64_t)now.tv_sec * 1000000000 + now.tv_nsec;
 }
 
 static void run_piece(const struct eb_step *step, void *scratch, int64_t piece) {
@@ -55,13 +50,13 @@ static bool has_work(struct eb_pool *pool) {
 
 /* Looks for work for a while; false when there was none. */
 static bool spin_for_work(struct eb_pool *pool) {
-  int64_t start = now_ns(), spun;
+  int64_t start = (int64_t)eb_clock_ns(), spun;
   do {
     for (int i = 0; i < 32; i++) {
       if (has_work(pool)) return true;
       eb_cpu_pause();
     }
-    spun = now_ns() - start;
+    spun = (int64_t)eb_clock_ns() - start;
   } while (spun < (atomic_load_explicit(&pool->running, memory_order_relaxed) ? SPIN_RUN_NS : SPIN_NS));
   return false;
 }
@@ -104,8 +99,8 @@ static void wait_until_done(struct eb_pool *pool, unsigned pieces) {
   for (unsigned spins = 1; atomic_load_explicit(&pool->done, memory_order_acquire) != pieces; spins++) {
     eb_cpu_pause();
     if (spins % 32) continue;
-    if (!end) end = now_ns() + SPIN_NS;
-    if (now_ns() < end) continue;
+    if (!end) end = (int64_t)eb_clock_ns() + SPIN_NS;
+    if ((int64_t)eb_clock_ns() < end) continue;
     atomic_store(&pool->caller_waits, 1);
     unsigned done = atomic_load(&pool->done);
     if (done != pieces) futex_wait(&pool->done, done);

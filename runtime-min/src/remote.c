@@ -17,6 +17,8 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "clock.h"
+
 #define HEAD_MAX ((size_t)8 << 10)       /* of a response */
 #define DISCARD_MAX ((uint64_t)64 << 10) /* so much is read and dropped rather than asked for anew */
 #define LEAST_PER_S 64u                  /* a line that gives less is as good as none: the store is locked for it */
@@ -32,12 +34,6 @@ static uint64_t next_random(uint64_t *state) {
   *state ^= *state << 25;
   *state ^= *state >> 27;
   return *state * UINT64_C(2685821657736338717);
-}
-
-static uint64_t now_ms(void) {
-  struct timespec now;
-  clock_gettime(CLOCK_MONOTONIC, &now);
-  return (uint64_t)now.tv_sec * 1000u + (uint64_t)now.tv_nsec / 1000000u;
 }
 
 static uint32_t usual_silence_ms(void) {
@@ -329,7 +325,7 @@ static uint64_t least(const struct eb_remote *remote) {
 }
 
 static bool is_too_slow(struct eb_remote *remote, size_t got) {
-  uint64_t now = now_ms();
+  uint64_t now = eb_clock_ms();
   remote->watched += got;
   if (now - remote->watched_ms < remote->patience.silence_ms) return false;
   bool slow = remote->watched < least(remote);
@@ -430,7 +426,7 @@ static enum outcome open_http(struct eb_remote *remote) {
 static enum outcome connect_once(struct eb_remote *remote) {
   remote->begin = remote->end = 0;
   remote->drop = 0;
-  remote->watched_ms = now_ms();
+  remote->watched_ms = eb_clock_ms();
   remote->watched = 0;
   remote->connections++;
   if (is_https(remote)) return open_curl(remote);

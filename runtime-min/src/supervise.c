@@ -9,9 +9,9 @@
 #include <string.h>
 #include <sys/signalfd.h>
 #include <sys/wait.h>
-#include <time.h>
 #include <unistd.h>
 
+#include "clock.h"
 #include "launch.h"
 
 #define WELL_MS 600000u /* a process that runs on so long behind its first result is well */
@@ -32,12 +32,6 @@ struct attempt {
   pid_t child;
   int ended;
 };
-
-static uint64_t now_ms(void) {
-  struct timespec now;
-  clock_gettime(CLOCK_MONOTONIC, &now);
-  return (uint64_t)now.tv_sec * 1000u + (uint64_t)now.tv_nsec / 1000000u;
-}
 
 static uint64_t well_ms(void) {
 #ifdef EB_TEST_HOOKS
@@ -216,7 +210,7 @@ static bool take_result(struct eb_supervise *run, struct attempt *attempt) {
   char byte;
   ssize_t got = read(attempt->ready, &byte, 1);
   if (got < 0 && errno == EINTR) return true;
-  if (got == 1 && !attempt->gave_result) attempt->result_ms = now_ms();
+  if (got == 1 && !attempt->gave_result) attempt->result_ms = eb_clock_ms();
   attempt->gave_result |= got == 1;
   /* When the store is in use, the end of the process is the next occasion. */
   if (attempt->gave_result && !attempt->confirmed) confirm(run, attempt, NULL);
@@ -236,7 +230,7 @@ static bool take_signal(struct attempt *attempt) {
 /* How long to wait for what the process does next; -1: for ever. */
 static int patience(const struct attempt *attempt) {
   if (!attempt->confirmed || attempt->well) return -1;
-  uint64_t gone = now_ms() - attempt->result_ms, limit = well_ms();
+  uint64_t gone = eb_clock_ms() - attempt->result_ms, limit = well_ms();
   return gone < limit ? (int)(limit - gone) : 0;
 }
 

@@ -1,7 +1,8 @@
 #include "trial.h"
 
 #include <string.h>
-#include <time.h>
+
+#include "clock.h"
 
 #define ROUNDS 4u
 #define MIXED_RUNS 4u
@@ -10,12 +11,6 @@
 #define LAST_REST 4096u  /* the same in the long run: other programs come and go */
 #define PIECE_NS 3000u   /* a piece that is worth fetching */
 #define HANDOVER_NS 500u /* what an operator must gain to be shared */
-
-static uint64_t now_ns(void) {
-  struct timespec now;
-  clock_gettime(CLOCK_MONOTONIC, &now);
-  return (uint64_t)now.tv_sec * 1000000000u + (uint64_t)now.tv_nsec;
-}
 
 void eb_trial_open(struct eb_trial *trial, struct eb_pool *pool, struct eb_step *steps, uint32_t count,
                    struct eb_step_times *times) {
@@ -41,11 +36,11 @@ static void lower(uint64_t *least, uint64_t value) {
 
 /* As run(), with the time of every step, so that the ways compare; a mixed run's steps are not noted. */
 static void run_timed(struct eb_trial *trial) {
-  uint64_t start = now_ns(), before = start;
+  uint64_t start = eb_clock_ns(), before = start;
   if (trial->way != EB_WAY_ALONE) eb_pool_begin(trial->pool);
   for (uint32_t i = 0; i < trial->count; i++) {
     eb_pool_run(trial->pool, &trial->steps[i], is_shared(&trial->steps[i], trial->way));
-    uint64_t after = now_ns();
+    uint64_t after = eb_clock_ns();
     if (trial->way != EB_WAY_MIXED) lower(&trial->times[i].ns[trial->way], after - before);
     before = after;
   }

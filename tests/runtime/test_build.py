@@ -18,7 +18,7 @@ GLIBC = (2, 28)
 
 # A module may include those of its own layer and of the layers before it (DESIGN, "The runtime").
 LAYERS = (
-    {"edgebuild_run", "status", "arena", "reader", "cpu", "date"},
+    {"edgebuild_run", "status", "arena", "reader", "cpu", "date", "clock"},
     {"crypto", "sha256_block", "sodium_glue"},
     {"manifest", "minisign", "archive", "sealed", "feed"},
     {"trust"},
