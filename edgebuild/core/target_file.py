@@ -2,6 +2,7 @@
 
 import dataclasses
 import platform
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -14,6 +15,7 @@ from edgebuild.core.target import FEATURES, Target
 
 HOST = "host"
 _CPUINFO = Path("/proc/cpuinfo")
+_ATTRIBUTE = re.compile(r"[+-][A-Za-z0-9][A-Za-z0-9.-]*")
 
 # Linux's spelling in /proc/cpuinfo, where it is not SPEC section 6's.
 _CPUINFO_NAMES = {
@@ -65,6 +67,9 @@ class _TargetFile:
                 raise ValueError(f"features: unknown CPU feature '{feature}'; {toml.did_you_mean(feature, known)}")
         if self.features != tuple(feature for feature in known if feature in self.features):
             raise ValueError(f"features: must be in this order, each once: {', '.join(known)}")
+        for attribute in self.attributes:
+            if not _ATTRIBUTE.fullmatch(attribute):
+                raise ValueError(f'attributes: {attribute!r} is none of LLVM\'s; write + or - and a name: "+dotprod"')
         if not self.engines:
             raise ValueError('engines: at least one is needed; write ["tvm"]')
         if self.isa == "sse2" and not self.triple.startswith("x86_64-"):

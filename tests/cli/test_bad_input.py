@@ -1,5 +1,6 @@
 """Wrong files of every kind through the real command line: an error that names the file, a hint, nothing written."""
 
+import json
 import os
 import subprocess
 import sys
@@ -160,6 +161,20 @@ engines = ["tvm"]
         ('isa = "neon"', 'isa = "avx2"', "board.toml: isa: 'avx2' needs the CPU features avx2, fma", "list them"),
         ('cpu = "cortex-a53"', "cpu = 53", "board.toml: cpu: expected a string, found an integer 53", "write a string"),
         ("cpu =", "cpus =", "board.toml: unknown key 'cpus'", "did you mean 'cpu'?"),
+        (
+            'features = ["neon", "crc"]\nisa = "neon"',
+            'features = ["neon", "dotprod", "crc"]\nisa = "dotprod"',
+            "target board: features: cpu 'cortex-a53' with these attributes has no dotprod",
+            'switch it on: attributes = ["+dotprod"]',
+        ),
+        (
+            '"-aes", "-sha2"',
+            '"-aes", "-sha2", "+foo"',
+            "target board: attributes: LLVM knows no '+foo'",
+            "leave it out",
+        ),
+        ('"-aes", "-sha2"', '"aes sha2"', "board.toml: attributes: 'aes sha2' is none of LLVM's", "write + or -"),
+        ('"-aes", "-sha2"', '"-neon"', "cpu 'cortex-a53' with these attributes has no neon", '["+neon"]'),
     ],
 )
 def test_targets(edgebuild, old: str, new: str, message: str, hint: str) -> None:
@@ -169,6 +184,29 @@ def test_targets(edgebuild, old: str, new: str, message: str, hint: str) -> None
     Path("board.toml").write_text(TARGET.replace(old, new))
     ran = edgebuild("compile", "m.onnx", "--calibration", "c.npz", "--target", "board.toml")
     refused(ran, 3, message, hint)
+
+
+OTHERS = {
+    "x86-64-v3 has no VNNI": ("x86_64", "x86-64-v3", [], ["avx2", "fma", "avxvnni"], "avxvnni", "has no avxvnni"),
+    "x86-64 has no AVX2": ("x86_64", "x86-64", [], ["avx2", "fma"], "avx2", "has no avx2, fma"),
+    "without SSE2": ("x86_64", "x86-64", ["-sse2"], [], "sse2", "has no sse2"),
+    "32 bits": ("x86_64", "i686", [], [], "plain", "has no 64bit"),
+    "no vectors": ("riscv64", "generic-rv64", ["+m", "+a", "+f", "+d"], ["v"], "rvv", "has no v"),
+    "no multiplication": ("riscv64", "generic-rv64", ["+a"], [], "plain", "has no m, f, d"),
+}
+
+
+@pytest.mark.parametrize("case", OTHERS)
+def test_a_cpu_without_what_the_target_asks_for(edgebuild, case: str) -> None:
+    """LLVM ends the process, or never ends, where kernels use what the CPU lacks: so it is never asked."""
+    arch, cpu, attributes, features, isa, message = OTHERS[case]
+    write_model()
+    np.savez("c.npz", x=SAMPLES)
+    fields = {"triple": f"{arch}-linux-gnu", "cpu": cpu, "attributes": attributes, "features": features, "isa": isa}
+    fields |= {"description": "a board", "engines": ["tvm"]}
+    Path("board.toml").write_text("".join(f"{key} = {json.dumps(value)}\n" for key, value in fields.items()))
+    ran = edgebuild("compile", "m.onnx", "--calibration", "c.npz", "--target", "board.toml")
+    refused(ran, 3, message, "switch it on: attributes = [")
 
 
 def test_a_target_file_that_is_not_there(edgebuild) -> None:

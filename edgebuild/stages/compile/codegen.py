@@ -2,7 +2,7 @@
 
 import subprocess
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,8 @@ ABI = 1
 BUG = "this is a bug in edgebuild, or `cpu` and `attributes` of the target do not fit together"
 MAGIC = 0x31504245
 _LLVM_NAMES = {"fp16": "fullfp16"}
+_BASE = {"x86_64": ("64bit", "sse2"), "aarch64": ("neon",), "riscv64": ("m", "a", "f", "d")}
+"""What every device of an architecture has, and the calling convention needs (LLVM's names)."""
 
 
 # LLVM turns copying loops into calls of the first three, fma into fmaf, and on x86-64 before SSE4.1 rounding into the
@@ -94,6 +96,7 @@ def _compile(kernels: Sequence[Kernel], target: Target) -> Any:
     if target.arch == "riscv64":
         llvm["mabi"] = "lp64d"
     _check_cpu(target)
+    _check_attributes(target)
     tvm_target = tvm.target.Target(llvm)
     _check_features(target, tvm_target)
     functions = {f"k{i}": k.func.with_attr("global_symbol", f"k{i}") for i, k in enumerate(kernels)}
@@ -116,18 +119,60 @@ def _check_cpu(target: Target) -> None:
         )
 
 
-def _check_features(target: Target, tvm_target: Any) -> None:
-    """What LLVM may use must be in the manifest's `needs`, or a device without it dies of an illegal instruction."""
-    import tvm  # noqa: PLC0415
+def _check_attributes(target: Target) -> None:
+    """LLVM itself would only warn, and leave it out."""
+    for attribute in target.attributes:
+        if attribute[1:] not in _llvm_features(target, [f"+{attribute[1:]}"]):
+            raise RecipeError(
+                f"target {target.name}: attributes: LLVM knows no '{attribute}' of {target.arch}",
+                "write one that `llc -mattr=help` lists, or leave it out",
+            )
 
-    used = {str(name) for name in tvm.target.codegen.llvm_get_cpu_features(tvm_target)}
-    missing = [f for f in FEATURES[target.arch] if _LLVM_NAMES.get(f, f) in used and f not in target.features]
+
+def _check_features(target: Target, tvm_target: Any) -> None:
+    """What LLVM may use must be in the manifest's `needs`, or a device without it dies of an illegal instruction.
+
+    And what `features` lists must be there: for kernels written for it LLVM would end this process, or never end.
+    """
+    used = _enabled(tvm_target)
+    spelled = {feature: _LLVM_NAMES.get(feature, feature) for feature in FEATURES[target.arch]}
+    lacking = [name for name in _BASE[target.arch] if name not in used]
+    if lacking:
+        raise RecipeError(
+            f"target {target.name}: cpu '{target.cpu}' with these attributes has no {', '.join(lacking)}, without "
+            f"which there is no code for {target.triple}",
+            f"take another cpu, or switch it on: attributes = [{_switches('+', lacking)}]",
+        )
+    extra = [feature for feature in target.features if spelled[feature] not in used]
+    if extra:
+        raise RecipeError(
+            f"target {target.name}: features: cpu '{target.cpu}' with these attributes has no {', '.join(extra)}",
+            "leave it out, take another cpu, or switch it on: attributes = "
+            f"[{_switches('+', (spelled[feature] for feature in extra))}]",
+        )
+    missing = [feature for feature, name in spelled.items() if name in used and feature not in target.features]
     if missing:
-        off = ", ".join(f'"-{_LLVM_NAMES.get(f, f)}"' for f in missing)
         raise RecipeError(
             f"target {target.name}: features: code for cpu '{target.cpu}' uses {', '.join(missing)}, not listed",
-            f"list it, or switch it off: attributes = [{off}]",
+            f"list it, or switch it off: attributes = [{_switches('-', (spelled[feature] for feature in missing))}]",
         )
+
+
+def _switches(sign: str, names: Iterable[str]) -> str:
+    return ", ".join(f'"{sign}{name}"' for name in names)
+
+
+def _llvm_features(target: Target, attributes: list[str]) -> set[str]:
+    """What LLVM's generic CPU of the architecture has with these attributes."""
+    import tvm  # noqa: PLC0415
+
+    return _enabled(tvm.target.Target({"kind": "llvm", "mtriple": target.triple, "mattr": attributes}))
+
+
+def _enabled(tvm_target: Any) -> set[str]:
+    import tvm  # noqa: PLC0415
+
+    return {str(name) for name in tvm.target.codegen.llvm_get_cpu_features(tvm_target)}
 
 
 def _lower(module: Any, tvm_target: Any) -> Any:
