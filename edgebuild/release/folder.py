@@ -1,10 +1,13 @@
 """The folder of a release: it appears whole or not at all, and is read and verified as a whole."""
 
+import fcntl
+import glob
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,6 +23,8 @@ from edgebuild.release.index import Bundle, Index
 
 _DAMAGED = "get the release again from its source"
 _ANOTHER = "name another folder: what was released is never overwritten"
+_LEFT = re.compile(r"\.[a-z0-9_]{8}\.part")
+"""What `tempfile.mkdtemp` puts behind a name."""
 
 
 @dataclass(frozen=True)
@@ -49,15 +54,56 @@ def check_free(out: Path) -> None:
 
 @contextmanager
 def staged(out: Path) -> Iterator[Path]:
-    """A folder beside `out` for what is to appear there; it is gone when the block ends, unless it was published."""
-    parent = out.resolve().parent
+    """A folder beside `out` for what is to appear there; it is gone when the block ends, unless it was published.
+
+    One that a killed process left is removed first. A lock on it, which ends with its process, tells the two apart.
+    """
+    name, parent = out.resolve().name, out.resolve().parent
     with disk_errors(parent):
         parent.mkdir(parents=True, exist_ok=True)
-        place = Path(tempfile.mkdtemp(prefix=f".{out.resolve().name}.", suffix=".part", dir=parent))
+        with _held(parent):  # between its making and its lock, a folder looks like one that was left
+            _remove_left(parent, name)
+            place = Path(tempfile.mkdtemp(prefix=f".{name}.", suffix=".part", dir=parent))
+            lock = os.open(place, os.O_RDONLY)
+            _lock(lock)
     try:
         yield place
     finally:
         shutil.rmtree(place, ignore_errors=True)
+        os.close(lock)
+
+
+@contextmanager
+def _held(folder: Path) -> Iterator[None]:
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        with suppress(OSError):
+            fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(handle)
+
+
+def _lock(handle: int) -> bool:
+    """False where another holds it, or where the file system has no locks: then nothing is removed."""
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return False
+    return True
+
+
+def _remove_left(parent: Path, name: str) -> None:
+    for path in parent.glob(f".{glob.escape(name)}.*.part"):
+        if not _LEFT.fullmatch(path.name.removeprefix(f".{name}")):
+            continue
+        with suppress(OSError):  # another user's, or gone meanwhile
+            handle = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+            try:
+                if _lock(handle):
+                    shutil.rmtree(path, ignore_errors=True)
+            finally:
+                os.close(handle)
 
 
 def write(folder: Path, name: str, data: bytes) -> None:
