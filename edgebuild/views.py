@@ -460,9 +460,8 @@ def trust(found: dict[str, Any], path: str) -> list[Table]:
         ("stands", _counted(found["stands"], found, "of its roots")),
     ]
     if step := found.get("follows"):
-        problem = "" if step["holds"] else f"; {step['problem']}"
         counted = _counted(step["holds"], step, f"of the roots of version {step['version']}")
-        pairs.append(("follows", escape(counted + problem)))
+        pairs.append(("follows", escape(counted if step["holds"] else f"NO: {step['problem']}")))
     head = rows(f"{escape(path)}: trust file, version {found['version']}", pairs)
     return [head, columns("keys", ["role", "key", "signed"], keys)]
 

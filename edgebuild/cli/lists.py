@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from edgebuild.cli.common import Json, TargetName, app, console, disk_errors_at, print_json
+from edgebuild.cli.common import Json, TargetName, app, console, disk_errors_at, print_json, progress
 from edgebuild.core.errors import UsageError
 
 
@@ -82,6 +82,7 @@ def runtime(
     """Build edgebuild-run, the native program that runs bundles, and copy it."""
     import shutil
     import sysconfig
+    import time
 
     from edgebuild.core.target_file import load_target
     from edgebuild.stages.runtime import runtime_binary
@@ -89,7 +90,12 @@ def runtime(
     if install == (output is not None):
         raise UsageError("name one place for edgebuild-run", "-o FILE, or --install")
     path = output or Path(sysconfig.get_path("scripts")) / "edgebuild-run"
-    binary = runtime_binary(load_target(target).triple)
+    triple = load_target(target).triple
+    with progress(plain=False) as listener:  # the first one of a kind takes a minute
+        began = time.perf_counter()
+        listener.started("runtime")
+        binary = runtime_binary(triple)
+        listener.finished("runtime", time.perf_counter() - began, cached=False)
     with disk_errors_at(path):
         temporary = path.with_name(f".{path.name}.{os.getpid()}")
         shutil.copy(binary, temporary)

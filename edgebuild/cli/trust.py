@@ -18,6 +18,11 @@ if TYPE_CHECKING:
     from edgebuild.core.signer import Signer
     from edgebuild.core.trust import TrustFile
 
+_HOW_TO_SIGN = (
+    "sign it: edgebuild trust sign {file} --key ROOT.key; or where only minisign is: edgebuild trust show {file} "
+    "--body > body; minisign -Sm body; edgebuild trust sign {file} --signature body.minisig"
+)
+
 trust_app = typer.Typer(help="Make, sign and show trust files with roles: root keys say which release keys count.")
 app.add_typer(trust_app, name="trust")
 
@@ -25,7 +30,9 @@ TrustPath = Annotated[Path, typer.Argument(metavar="FILE", help="A trust file, o
 Old = Annotated[Path, typer.Argument(metavar="OLD", help="The version before, signed.", show_default=False)]
 After = Annotated[
     Path | None,
-    typer.Option(metavar="OLD", help="The version before: does FILE follow it?", show_default=False),
+    typer.Option(
+        metavar="OLD", help="The version before: does FILE follow it? `show` exits with 8 if not.", show_default=False
+    ),
 ]
 Output = Annotated[
     Path,
@@ -182,6 +189,8 @@ def trust_show(
 
         for table in views.trust(found, str(file)):
             console().print(table, "")
+    if (step := found.get("follows")) and not step["holds"]:
+        raise BundleError(f"{file}: does not follow {after}: {step['problem']}", _HOW_TO_SIGN.format(file=file))
 
 
 def days_after(before: "TrustFile", expires: str | None) -> "tuple[date, date]":
@@ -199,8 +208,7 @@ def write_next(output: Path, file: "TrustFile", before: "TrustFile | None") -> s
     if output.exists():
         raise UsageError(f"{output}: exists already", "choose another name with -o FILE")
     write_together(output.parent, {output.name: file.body()})
-    sign = f"edgebuild trust sign {output} --key ROOT.key"
-    return f"{output}: {_state(file, before)}\nsign it: {sign}, or minisign -Sm {output} and --signature\n"
+    return f"{output}: {_state(file, before)}\n{_HOW_TO_SIGN.format(file=output)}\n"
 
 
 def _write_body(output: Path, file: "TrustFile", before: "TrustFile | None") -> None:

@@ -50,11 +50,15 @@ def load_public(path: Path) -> PublicKey:
     with suppress(BundleError):
         return minisign.parse_public_file(data)
     try:
-        minisign.is_protected(data)
+        protected = minisign.is_protected(data)
     except BundleError as error:
         hint = "expected two lines: `untrusted comment: …` and base64"
         raise BundleError(f"{path}: not a minisign key", hint) from error
-    return load_secret(path).public
+    try:
+        return load_secret(path).public
+    except BundleError as error:
+        more = f"; or name its public half, {path}.pub, which needs none" if protected else ""
+        raise BundleError(error.message, error.hint + more) from error
 
 
 def load_trust(path: Path) -> Trust:

@@ -68,6 +68,11 @@ class Place:
     @classmethod
     def of(cls, text: str) -> "Place":
         """`oci:LAYOUT[:TAG]`, or the folder's path as it is. Raises UsageError."""
+        if "://" in text:
+            raise UsageError(
+                f"{text}: is a registry's address; edgebuild writes and reads folders",
+                "between the two: oras cp --from-oci-layout LAYOUT:TAG REGISTRY/NAME:TAG, or skopeo",
+            )
         if not text.startswith("oci:"):
             return cls(Path(text))
         path, colon, tag = text.removeprefix("oci:").rpartition(":")

@@ -152,7 +152,8 @@ def next_release(previous: Previous, asked: int | None, stated: int = 1) -> int:
             raise BundleError(
                 f"{old.path}: signed by key {old.key}, which is not trusted here, so its release counter "
                 f"{old.release} counts nothing",
-                "name the trust file that lists its key with --trust, or this release's counter with --release",
+                "if it is yours, and its key was replaced since, say a larger counter with --release, this once; else "
+                "name the trust file that lists its key with --trust, or take it away",
             )
     if last >= MAX_NUMBER:
         raise UsageError(f"the last release has the largest counter that there is, {last}", "give it another name")

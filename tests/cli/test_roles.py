@@ -31,7 +31,7 @@ def body(edgebuild) -> Path:
     ran = edgebuild("trust", "new", *roots, "--release", "release.key.pub", "-o", "trust")
     assert (ran.code, ran.err) == (0, "")
     assert "version 1, signed by 0 of 3 roots, it takes 2" in ran.out
-    assert "edgebuild trust sign trust --key ROOT.key, or minisign -Sm trust" in ran.out
+    assert "edgebuild trust sign trust --key ROOT.key; or where only minisign is: edgebuild trust show" in ran.out
     return Path("trust")
 
 
@@ -115,9 +115,13 @@ def test_next_and_its_step(edgebuild, signed: Path) -> None:
 def test_show_says_why_not(edgebuild, body: Path, signed: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     Path("other").write_bytes(signed.read_bytes())
     edgebuild("trust", "next", signed, "-o", "trust-2")
-    shown = edgebuild("trust", "show", "trust-2", "--after", signed).out
-    assert "stands   NO: signed by 0 of its roots, it takes 2" in shown
-    assert "follows  NO: signed by 0 of the roots of version 1, it takes 2" in shown
+    ran = edgebuild("trust", "show", "trust-2", "--after", signed)
+    assert "stands   NO: signed by 0 of its roots, it takes 2" in ran.out
+    assert "follows  NO: trust file version 2 is signed by 0 of the roots of version 1" in ran.out
+    assert ran.code == 8
+    assert "error: trust-2: does not follow trust: trust file version 2 is signed by 0 of the roots of vers" in ran.err
+    assert "\nhint: sign it: edgebuild trust sign trust-2 --key ROOT.key; or" in ran.err
+    assert edgebuild("trust", "show", "trust-2").code == 0
     monkeypatch.setenv("SOURCE_DATE_EPOCH", "1801440000")
     assert "expired, nothing is installed under it" in edgebuild("trust", "show", signed).out
     assert edgebuild("trust", "show", signed, "--json").json["expired"] is True

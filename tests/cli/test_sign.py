@@ -32,6 +32,7 @@ def test_keys_new_with_a_password(edgebuild, monkeypatch) -> None:
     wrong = edgebuild("keys", "show", "my.key")
     assert wrong.code == 8
     assert wrong.err.startswith("error: my.key: wrong password, or the secret key is damaged\nhint: give the one ")
+    assert "or name its public half, my.key.pub, which needs none" in wrong.err
 
 
 def test_keys_new_without_a_terminal(edgebuild) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 import yaml
-from releases import KEY, TARGETS, Home, write_recipe
+from releases import KEY, OTHER, TARGETS, Home, write_recipe
 
 import edgebuild
 from edgebuild.core import scrypt
@@ -126,7 +126,7 @@ def test_an_action_without_a_key_signs_nothing(runner: Runner) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["recipe", "targets", "previous", "version", "out", "update", "trust", "made", "commit"]
+    "name", ["recipe", "targets", "previous", "version", "release", "out", "update", "trust", "made", "commit"]
 )
 def test_what_an_input_says_is_never_run(home: Home, runner: Runner, name: str) -> None:
     given = {"recipe": "recipe", "targets": "host", "key": home.key.read_text()}
@@ -134,6 +134,18 @@ def test_what_an_input_says_is_never_run(home: Home, runner: Runner, name: str) 
     assert (done.returncode == 0) == (name in ("out", "update")), done.stderr
     assert done.returncode == 0 or "error: " in done.stderr
     assert not (runner.folder / "pwned").exists()
+
+
+def test_the_first_release_under_another_key(home: Home, runner: Runner) -> None:
+    """Nobody vouches for the counter of before: it is said once, and the hint says so."""
+    given = {"recipe": "recipe", "targets": "host", "previous": str(home.first), "version": "1.1.0", "update": "true"}
+    given["key"] = OTHER.file().decode()
+    done, _ = run_action(runner, given)
+    assert (done.returncode, "say a larger counter with --release, this once" in done.stderr) == (8, True)
+    done, _ = run_action(runner, {**given, "release": "2"})
+    assert done.returncode == 0, done.stderr
+    assert release_folder.read(runner.folder / "release", Trust([OTHER.public])).index.release == 2
+    assert "warning: --update: host has a grid of its own: --previous holds only releases under other" in done.stderr
 
 
 def gitlab() -> Any:

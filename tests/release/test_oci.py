@@ -250,6 +250,12 @@ def test_places_that_cannot_be(text: str) -> None:
     assert caught.value.hint
 
 
+def test_a_registry_is_no_place() -> None:
+    with pytest.raises(UsageError, match=r"docker://x/y: is a registry's address") as caught:
+        Place.of("docker://x/y")
+    assert "oras cp" in caught.value.hint
+
+
 @pytest.mark.parametrize(
     ("version", "tag"),
     [("1.0.0", "1.0.0"), ("1.0+cu12", "1.0-cu12"), ("1.0~rc1", "1.0-rc1"), ("1.+-~.", "1"), ("1--2", "1-2")],

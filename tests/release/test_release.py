@@ -226,7 +226,10 @@ def test_what_lies_about_in_previous(home: Home, tmp_path: Path) -> None:
     assert skipped["text.ebundle"].startswith("not a bundle: ")
     (made,) = ran.json["bundles"]
     assert {one["release"] for one in made["deltas"]} == {1, 2**31 - 1}
-    assert any("poison.ebundle is signed by key" in one for one in ran.json["warnings"])
+    (told,) = (one for one in ran.json["warnings"] if "signed by key" in one)
+    assert told.startswith(f"signed by key {OTHER.public.name}, which is not trusted here: ")
+    assert "poison.ebundle; deltas start from them" in told
+    assert not any("--update:" in one for one in ran.json["warnings"])
     sizes = [one["bytes"] for one in made["deltas"]]
     assert sizes == sorted(sizes)
 
