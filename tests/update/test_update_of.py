@@ -9,12 +9,24 @@ from core.bundles import make_bundle
 from networks import GRAPH, Release, samples, values
 
 from edgebuild.core.minisign import SecretKey
+from edgebuild.core.plan import read_plan
 
 CODE = ("program.so", "plan.bin")
 
 
 def changed(release: Release, old: Release) -> set[str]:
     return {path for path in old.read.files if release.file(path) != old.file(path)}
+
+
+def multiplier_steps(old: Release, new: Release) -> np.ndarray:
+    """How far the float32 numbers of weights.bin of which there is one a channel moved, in units of their last bit."""
+    found = []
+    for tensor in read_plan(new.file("plan.bin")).tensors:
+        if (tensor.space, tensor.dtype) == ("weights", "float32") and tensor.nbytes > 16:
+            place = slice(tensor.offset, tensor.offset + tensor.nbytes)
+            a, b = (np.frombuffer(r.file("weights.bin")[place], np.int32).astype(np.int64) for r in (old, new))
+            found.append((b - a)[a != b])
+    return np.concatenate(found)
 
 
 def test_the_same_weights_are_the_same_bytes(compiled: Callable[..., Release], old: Release, place: Path) -> None:
@@ -73,6 +85,47 @@ def test_a_grid_that_no_longer_serves_is_replaced(compiled: Callable[..., Releas
     assert all(row["scale"] > 1.5 * row["old_scale"] and "the range is" in row["reason"] for row in rows)
     assert not changed(new, old) & set(CODE)
     assert new.report["accuracy"]["sqnr_db"] > 30
+
+
+def test_a_channel_without_weights_keeps_its_bias(compiled: Callable[..., Release], old: Release) -> None:
+    """Pruned whole, or nearly so: what is left of it is a constant, which tiny steps could not express."""
+    given = values()
+    given["b2"][3:5] = 4.0
+    given["m2"][3:5] = 0.0
+    given["w2"][3], given["w2"][4] = 0.0, given["w2"][4] * 1e-12
+    plain = compiled(given, "1.6.0-plain")
+    new = compiled(given, "1.6.0", "--update-of", old.path)
+    assert new.report["accuracy"]["sqnr_db"] > plain.report["accuracy"]["sqnr_db"] - 3
+    assert not changed(new, old) & set(CODE)
+    for number, release in enumerate((plain, new)):
+        same = compiled(given, f"1.6.2-{number}", "--update-of", release.path)
+        assert changed(same, release) == set()
+    alive = compiled(values(), "1.6.1", "--update-of", new.path)
+    assert alive.report["accuracy"]["sqnr_db"] > old.report["accuracy"]["sqnr_db"] - 1.5
+
+
+def test_a_bias_that_outgrows_its_steps_gets_larger_ones(compiled: Callable[..., Release]) -> None:
+    given = values()
+    given["w3"][2] *= np.float32(1e-7)
+    first = compiled(given, "1.8.0")
+    given["b3"][2] = 40.0
+    plain = compiled(given, "1.8.1-plain")
+    new = compiled(given, "1.8.1", "--update-of", first.path)
+    assert new.report["accuracy"]["sqnr_db"] > plain.report["accuracy"]["sqnr_db"] - 1.5
+
+
+def test_multipliers_change_in_their_high_bits_only(compiled: Callable[..., Release], old: Release) -> None:
+    """Also where the grid around a layer changed, and where no scale of a weight gives the multiplier that was wanted.
+
+    Low bits that change cost as many bytes as they are: nobody can foresee them.
+    """
+    rng, given = np.random.default_rng(4), values()
+    given["g1"] = (3.3 * given["g1"] * rng.uniform(0.9, 1.1, given["g1"].shape)).astype(np.float32)
+    new = compiled(given, "1.7.0", "--update-of", old.path)
+    assert new.report["update"]["grids_changed"]
+    steps = multiplier_steps(old, new)
+    assert len(steps) > 20
+    assert np.count_nonzero(steps % (1 << 14)) <= 1
 
 
 def test_golden_inputs_stay(compiled: Callable[..., Release], old: Release, place: Path) -> None:

@@ -193,30 +193,40 @@ class Rows:
         """Near the weights where that is worth its bits."""
         scale, kept = self._scales(aim)
         q = self.old.q.copy() if kept.all() else self._integers(scale, kept, aim)
-        return Choice(q, scale, self._bias_step(aim))
+        return Choice(q, scale, self._bias_step(scale, aim))
 
     def _scales(self, aim: Aim) -> tuple[Array, Array]:
         """Scale of each channel, float32 [O], and which channels keep their integers, bool [O]."""
         old, weight, energy = self.old, self.weight, self.energy
         widest = np.maximum(np.abs(weight).max(axis=1, initial=0.0), 1e-30)
-        same = np.abs(weight - old.weight).max(axis=1, initial=0.0) <= _SAME * widest
+        step, least = old.scale.astype(np.float64), self._least_scale()
+        few, many = _FITS
+        dead = ~weight.any(axis=1)
+        needed = dead | (step <= 2 * least)
+        fits = (step >= least) & (widest <= many * step) & (needed | (widest >= few * step))
+        same = fits & (np.abs(weight - old.weight).max(axis=1, initial=0.0) <= _SAME * widest)
         power = (energy * old.weight**2).sum(axis=1)
         gain = (energy * weight * old.weight).sum(axis=1) / np.maximum(power, 1e-30)
         change = (energy * (weight - old.weight) ** 2).sum(axis=1)
         rest = (energy * (weight - gain[:, None] * old.weight) ** 2).sum(axis=1)
         far = np.abs(weight - gain[:, None] * old.weight).max(axis=1, initial=0.0)
-        multiple = (gain > 0) & (far <= _SAME * widest * 8)
-        step = old.scale.astype(np.float64)
-        few, many = _FITS
-        fits = (widest <= many * step) & (widest >= few * step)
         covers = (gain > 0) & (widest <= many * step * gain) & (widest >= few * step * gain)
+        multiple = covers & (far <= _SAME * widest * 8) & (step * gain >= least)
         explained = fits & covers & (rest < _EXPLAINED * change)
         wanted = np.where(multiple | explained, gain, 1.0)
         wanted = np.where(~multiple & ~fits, widest / (127.0 * step), wanted)
         worth = np.maximum(0.25 * step**2 / 12 * energy.sum(axis=1), aim.relative * self.variance * _SCALE_BITS)
         moved = ~same & (~fits | ((wanted - 1) ** 2 * power > worth))
         ratio = np.where(moved, wanted, 1.0)
-        return aligned_scale(old.scale, ratio, pair(old.ends), pair(self.ends), up=~multiple & ~fits), same | multiple
+        ratio = np.where(ratio * step >= least, ratio, _BIAS_ROOM * least / step)
+        up = (~multiple & ~fits) | (ratio * step <= _BIAS_ROOM * least)
+        return aligned_scale(old.scale, ratio, pair(old.ends), pair(self.ends), up), same | multiple
+
+    def _least_scale(self) -> Array:
+        """What the bias needs, float64 [O]: it is an integer of the sums."""
+        if self.offset is None:
+            return np.zeros(len(self.weight))
+        return np.abs(self.offset) / (float(self.ends.x.scale) * largest_bias(self.weight.shape[1]))
 
     def _integers(self, scale: Array, kept: Array, aim: Aim) -> Array:
         """Int64 [O, K]; the bits of differences are those of the last call, where there was one."""
@@ -267,14 +277,13 @@ class Rows:
         alike = pair(self.old.ends) == pair(self.ends) and self.old.ends.x.zero_point == self.ends.x.zero_point
         return np.asarray(same & (choice.scale == self.old.scale) & alike)
 
-    def _bias_step(self, aim: Aim) -> Array:
+    def _bias_step(self, scale: Array, aim: Aim) -> Array:
         """The largest power of two, in units of the sums, that is at most a part of the output's step; or what coding
         theory says of a bit's price: a uniform step Δ has the error Δ²/12, which a bit more quarters.
         """
-        unit = float(self.old.ends.x.scale) * self.old.scale.astype(np.float64)
+        y, unit = self.ends.y, float(self.ends.x.scale) * scale.astype(np.float64)
         worth = np.sqrt(6 / np.log(2) * aim.relative * self.variance)
-        widest = 127 * float(self.old.ends.y.scale) if self.old.ends.y else 6 * np.sqrt(self.variance)
-        step = float(self.old.ends.y.scale) if self.old.ends.y else widest / 128
+        step = float(y.scale) if y else 6 * np.sqrt(self.variance) / 128
         room = np.log2(np.clip(worth / 2, step / aim.parts, step) / np.maximum(unit, 1e-30))
         return np.asarray(np.exp2(np.clip(np.floor(room), 0, 28))).astype(np.int64)
 
@@ -286,6 +295,8 @@ _EXPLAINED = 0.5
 _FITS = (80.0, 127.5)
 """How many steps of the old grid a channel's largest weight may have. To cut off what lies beyond saves a byte a
 channel, and costs 5 dB of an update that is nearly whole."""
+_BIAS_ROOM = 1 + 2.0**-6
+"""A scale that grows for its bias grows by so much more: rounding weights adds to the bias, and it may grow again."""
 _SCALE_BITS = 6.0
 """What a changed multiplier takes, about."""
 
