@@ -104,6 +104,21 @@ def test_a_channel_without_weights_keeps_its_bias(compiled: Callable[..., Releas
     assert alive.report["accuracy"]["sqnr_db"] > old.report["accuracy"]["sqnr_db"] - 1.5
 
 
+def test_a_channel_that_woke_up_drowns_no_other(compiled: Callable[..., Release]) -> None:
+    """It was enlarged hundredfold while it slept."""
+    given = values()
+    for name in ("g1", "b1"):
+        given[name][[2, 9]] *= np.float32(0.004)
+    given["w2"][:, [2, 9]] *= np.float32(60)
+    first = compiled(given, "1.9.0")
+    assert max(row["largest"] for row in first.report["quantization"]["equalized"]) > 10
+    plain = compiled(values(), "1.9.1-plain")
+    new = compiled(values(), "1.9.1", "--update-of", first.path)
+    assert new.report["accuracy"]["sqnr_db"] > plain.report["accuracy"]["sqnr_db"] - 3
+    assert not changed(new, first) & set(CODE)
+    assert changed(compiled(given, "1.9.2", "--update-of", first.path), first) == set()
+
+
 def test_a_bias_that_outgrows_its_steps_gets_larger_ones(compiled: Callable[..., Release]) -> None:
     given = values()
     given["w3"][2] *= np.float32(1e-7)

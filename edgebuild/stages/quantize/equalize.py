@@ -22,6 +22,11 @@ REACH = 2.0
 _REACHED = 0.98
 """A channel that comes this near to a Clip's bound is cut off by it, and keeps its scale."""
 
+_WORSE = 1.5
+"""Factors of an earlier training serve while they add at most so many times the noise that new ones would."""
+_HELD_BACK = (1.0, 0.97, 0.9, 0.75, 0.5)
+"""The part of the channels that keep their factors, from all to half."""
+
 
 class ChannelStatistics:
     """Smallest, largest and mean square value of each channel of a tensor; watches a stream of samples.
@@ -113,7 +118,7 @@ def equalize(graph: Graph, channels: Channels, seen: Mapping[str, ChannelStatist
 def equalize_as(
     graph: Graph, channels: Channels, seen: Mapping[str, ChannelStatistics], chosen: Mapping[str, Array]
 ) -> dict[str, Array]:
-    """The same with factors that were chosen for an earlier training of the network, by tensor.
+    """The same with factors that were chosen for an earlier training of the network, by tensor, where they still serve.
 
     A channel that would now reach a Clip's bound grows less.
     """
@@ -123,6 +128,9 @@ def equalize_as(
         if name in chosen:
             factors[classes] = chosen[name]
     factors = np.where(channels.free, np.clip(factors, bounds.least, bounds.most), 1.0)
+    for classes, nodes in _tied(channels, seen):
+        part = _Part(classes, [_Reader.of(graph, n, channels, seen, classes) for n in nodes], bounds)
+        factors[classes] = part.serving(factors[classes])
     return _applied(graph, channels, factors)
 
 
@@ -225,8 +233,25 @@ class _Part:
         size = len(self.classes)
         weight = np.max([r.heaviest(size) for r in self.readers], axis=0)
         tried = [self._factors(weight, a, b) for a in _EXPONENTS for b in _EXPONENTS]
-        noise = [sum(reader.noise(f) for reader in self.readers) for f in tried]
-        return tried[int(np.argmin(noise))]
+        return tried[int(np.argmin([self._noise(factors) for factors in tried]))]
+
+    def serving(self, kept: Array) -> Array:
+        """`kept`, chosen for another training; or, where these add much more noise than the best ones, with the
+        channels held back that are now far larger than the others. A factor that changes is a column of weights that
+        changes.
+        """
+        best = self.best()
+        enough = _WORSE * self._noise(best)
+        reach = np.maximum(self.bounds.used[self.classes] * kept, 1e-30)
+        for part in _HELD_BACK:
+            tried = kept * np.minimum(np.quantile(reach, part) / reach, 1.0)
+            tried = np.clip(tried, self.bounds.least[self.classes], self.bounds.most[self.classes])
+            if self._noise(tried) <= enough:
+                return np.asarray(tried)
+        return best
+
+    def _noise(self, factors: Array) -> float:
+        return sum(reader.noise(factors) for reader in self.readers)
 
     def _factors(self, weight: Array, by_range: float, by_weight: float) -> Array:
         """(R / r)^a · (w / W)^b: small ranges grow, columns of large weights grow with them."""
