@@ -70,9 +70,9 @@ NORMS = frozenset(f"features.{n}.1" for n in (0, 18)) | frozenset(
 """MobileNetV2's BatchNorm layers, in torchvision's names."""
 
 TUNES = {
-    "head": Tune(_head, 3e-3, 150, moving=False),
+    "head": Tune(_head, 1e-3, 60, moving=False),
     "norms": Tune(_norms, 2e-3, 150, moving=True),
-    "last2": Tune(_last2, 5e-4, 150, moving=False),
+    "last2": Tune(_last2, 8e-5, 50, moving=False),
     "full": Tune(_all, 1e-4, 200, moving=True),
 }
 BASE_EPOCHS, BASE_RATE = 2, 4e-3
