@@ -41,6 +41,13 @@ def bundled_recipes() -> dict[str, Path]:
     return {path.parent.name: path.parent for path in sorted(resource("recipes").glob(f"*/{RECIPE_FILE}"))}
 
 
+def named_or_here(wanted: str | None) -> str:
+    """What is released: never the example by default. Raises UsageError."""
+    if wanted is None and not Path(RECIPE_FILE).is_file():
+        raise UsageError(f"{Path.cwd()}: holds no {RECIPE_FILE}", "name the recipe's folder, or go there")
+    return wanted or "."
+
+
 def resolve(wanted: str | None, overrides: Overrides) -> Recipe:
     """The recipe to compile. Raises UsageError when there is none of that name, RecipeError when it is wrong."""
     if wanted is not None and _is_saved(Path(wanted)):

@@ -5,6 +5,7 @@ from collections.abc import Iterable, Sequence
 from types import TracebackType
 from typing import Any, Literal
 
+from rich.cells import cell_len
 from rich.console import Console, Group
 from rich.markup import escape
 from rich.progress import (
@@ -90,6 +91,9 @@ class StageProgress:
             self._console.print(f"{stage:10}{note}", highlight=False)
 
 
+_TITLE_WIDTH = 79
+
+
 def size(count: int) -> str:
     """Bytes for people."""
     for unit, name in UNITS:
@@ -111,6 +115,7 @@ def rows(title: str, pairs: Iterable[tuple[str, str]]) -> Table:
 def columns(title: str, heads: Sequence[str], cells: Iterable[Sequence[str]]) -> Table:
     """A table with a header."""
     table = Table(title=title, title_justify="left", title_style="bold", box=None, pad_edge=False)
+    table.min_width = min(cell_len(title), _TITLE_WIDTH)  # a title is wrapped where its table ends
     for head in heads:
         table.add_column(head, overflow="fold")
     for row in cells:

@@ -140,7 +140,7 @@ def release(
     from edgebuild.release import make
     from edgebuild.release.make import Order
 
-    chosen = projects.resolve(recipe, projects.Overrides(weights, None, calibration, samples))
+    chosen = projects.resolve(projects.named_or_here(recipe), projects.Overrides(weights, None, calibration, samples))
     own_name, own_version = projects.identity(chosen, name, version)
     made_on, expires_on = _days(made, expires)
     chosen_signer, trusted, along = _trusted(key, signer, trust)

@@ -168,7 +168,7 @@ def trust_show(
     from edgebuild import report
     from edgebuild.core import dates, keys, trust
 
-    data = keys.read_trust(file)
+    data, before = keys.read_trust(file), None
     with naming(file):
         plain = None if trust.is_roles(data) else trust.parse_keys(data)
         roles = None if plain is not None else trust.parse_roles(data)
@@ -181,7 +181,8 @@ def trust_show(
         sys.stdout.write(roles.body().decode())
         return
     else:
-        found = report.of_trust(roles, keys.load_roles(after) if after else None, dates.today())
+        before = keys.load_roles(after) if after else None
+        found = report.of_trust(roles, before, dates.today())
     if as_json:
         print_json(found)
     else:
@@ -189,8 +190,9 @@ def trust_show(
 
         for table in views.trust(found, str(file)):
             console().print(table, "")
-    if (step := found.get("follows")) and not step["holds"]:
-        raise BundleError(f"{file}: does not follow {after}: {step['problem']}", _HOW_TO_SIGN.format(file=file))
+    if before is not None:
+        with naming(file):
+            trust.follows(before, trust.stands(data))
 
 
 def days_after(before: "TrustFile", expires: str | None) -> "tuple[date, date]":

@@ -9,7 +9,7 @@
     "model.features.3.conv" = "int16"
 
     [precision]                  # instruction sets for which the network is faster in "float32", or in "int8"
-    "sse2" = "float32"
+    "sse2" = "float32"           # where there are schedules and no precision, there was nothing to choose
 
 `edgebuild compile --update-lock` writes it; it belongs under version control.
 """
@@ -49,6 +49,10 @@ class Lock:
         for isa, precision in self.precision.items():
             if precision not in ("int8", "float32"):
                 raise ValueError(f"precision.{isa}: {precision!r} is neither 'int8' nor 'float32'; {_REMEDY}")
+
+    def covers(self, isa: str) -> bool:
+        """Whether all that is measured for an instruction set has been; without a precision nothing was to choose."""
+        return isa in self.schedules or isa in self.precision
 
     def with_schedules(self, isa: str, schedules: Mapping[str, str]) -> "Lock":
         """The same lock with other schedules for one instruction set."""

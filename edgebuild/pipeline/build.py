@@ -139,7 +139,7 @@ class Build:
     def _faster(self, ways: Ways, built: Built) -> Built:
         """The same in float32, where that is faster: a network whose operators mostly have no integer form."""
         stages, quantization = self._stages, built.quantized.json("report.json")
-        known = not self._job.update_lock and self._job.target.isa in stages.lock.precision
+        known = not self._job.update_lock and stages.lock.covers(self._job.target.isa)
         if known or not built.draft.native or stages.precision == "float32" or quantization["passed_through"]:
             return built
         with stages.timed("precision"), stages.naming_model():

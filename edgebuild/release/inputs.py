@@ -43,15 +43,13 @@ class Inputs:
     packages: dict[str, str]
     edgebuild: str
     own: str
-    locked: bool
 
 
 def of(recipe: Recipe) -> Inputs:
     """Reads every file of the recipe; raises what is wrong with it or with its calibration set."""
     sources = {name: digest.of_file(path) for name, path in recipe.sources().items()}
     lock = recipe.folder / LOCK_FILE
-    locked = lock.is_file() and not recipe.bare
-    if locked:
+    if lock.is_file() and not recipe.bare:
         sources[LOCK_FILE] = digest.of_file(lock)
     saved = recipe.saved if recipe.saved and recipe.saved.is_file() else None
     weights = recipe.weights if recipe.weights and recipe.weights.is_file() else saved
@@ -63,7 +61,6 @@ def of(recipe: Recipe) -> Inputs:
         packages=_packages(recipe),
         edgebuild=digest.package_version("edgebuild"),
         own=digest.of_modules(_OWN),
-        locked=locked or recipe.bare,
     )
 
 

@@ -13,10 +13,12 @@ from edgebuild.core import bundle as bundles
 from edgebuild.core import minisign
 from edgebuild.core.digest import sha256
 from edgebuild.core.errors import EdgebuildError, UsageError
+from edgebuild.core.lock import Lock, read_lock
 from edgebuild.core.manifest import Manifest, serialize
 from edgebuild.core.recipe import LOCK_FILE, Recipe
 from edgebuild.core.signer import Signer
 from edgebuild.core.target import Target
+from edgebuild.core.target_file import runs_here
 from edgebuild.core.trust import Trust
 from edgebuild.release import folder, index, inputs, names, provenance, sbom, sums
 from edgebuild.release.index import Bundle, Delta, Index, Item, TrustItem
@@ -282,11 +284,14 @@ class _Made:
                 yield Skipped(old.path.name, f"is for {old.target}, which is not in this release")
 
     def _warnings(self) -> Iterator[str]:
-        if not self.inputs.locked:
-            yield (
-                f"{self.order.recipe.name} has no {LOCK_FILE}: what this machine measured decided on precision; "
-                "`edgebuild compile --update-lock` keeps it"
-            )
+        recipe = self.order.recipe
+        lock = Lock() if recipe.bare else read_lock(recipe.folder)
+        for target in self.order.targets:
+            if runs_here(target) and not (recipe.bare or lock.covers(target.isa)):
+                yield (
+                    f"{recipe.name} has no {LOCK_FILE} for {target.name}: what this machine measured decided on "
+                    f"precision; `edgebuild compile --target {target.name} --update-lock` keeps it"
+                )
         if same := [old for old in self.previous.bases if old.version == self.order.version]:
             yield f"release {same[0].release} in --previous has the version {self.order.version}, too; raise --version"
         unknown = self.previous.unknown

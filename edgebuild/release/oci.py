@@ -262,6 +262,11 @@ def _layers(place: Place) -> dict[str, dict[str, Any]]:
     entry = _chosen(place)
     data = _read_json_blob(place.layout, entry)
     manifest = load_object(data, f"{place.layout}: the manifest")
+    if manifest.get("artifactType") == BUNDLE_TYPE:
+        raise UsageError(
+            f"{place.layout}: the tag '{_ref(entry)}' names one bundle and its deltas, no whole release",
+            f"name the release's tag: {_tags(_releases(_manifests(place.layout)))}",
+        )
     if manifest.get("artifactType") != RELEASE_TYPE:
         raise BundleError(f"{place.layout}: is no release of edgebuild: {manifest.get('artifactType')}", _NO_LAYOUT)
     layers = manifest.get("layers")
@@ -285,9 +290,8 @@ def _chosen(place: Place) -> dict[str, Any]:
     if not (layout / _LAYOUT_FILE).is_file():
         raise UsageError(f"{layout}: is no OCI layout: it holds no {_LAYOUT_FILE}", _NO_LAYOUT)
     entries = _manifests(layout)
-    # Other tools write no artifactType here; the manifest behind it has it.
-    releases = [one for one in entries if one.get("artifactType", RELEASE_TYPE) == RELEASE_TYPE]
-    tags = ", ".join(ref for one in releases if (ref := _ref(one))) or "none"
+    releases = _releases(entries)
+    tags = _tags(releases)
     if place.tag is None and len({str(one.get("digest")) for one in releases}) != 1:
         raise UsageError(f"{layout}: holds {len(releases)} releases", f"name one: oci:{layout}:TAG; tags: {tags}")
     named = releases if place.tag is None else [one for one in entries if _ref(one) == place.tag]
@@ -296,6 +300,15 @@ def _chosen(place: Place) -> dict[str, Any]:
     if len({str(one.get("digest")) for one in named}) > 1:
         raise BundleError(f"{layout}: the tag '{place.tag}' occurs twice", _DAMAGED)
     return named[0]
+
+
+def _releases(entries: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Other tools write no artifactType into index.json; the manifest behind it has it."""
+    return [one for one in entries if one.get("artifactType", RELEASE_TYPE) == RELEASE_TYPE]
+
+
+def _tags(entries: Iterable[dict[str, Any]]) -> str:
+    return ", ".join(ref for one in entries if (ref := _ref(one))) or "none"
 
 
 def _manifests(layout: Path) -> list[dict[str, Any]]:
@@ -333,6 +346,8 @@ def _found(layout: Path, descriptor: Mapping[str, Any]) -> tuple[Path, str]:
     if match is None or type(size) is not int or size < 0:
         raise BundleError(f"{layout}: a descriptor has no SHA-256 or size: {digest!r}, {size!r}", _DAMAGED)
     path = _blob(layout, match[1])
+    if path.is_symlink():
+        raise BundleError(f"{path}: is a link", "a layout holds its blobs itself: copy it with its links followed")
     if not path.is_file():
         raise BundleError(f"{path}: is missing", _DAMAGED)
     if path.stat().st_size != size:

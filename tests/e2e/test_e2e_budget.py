@@ -351,6 +351,17 @@ def test_the_faster_precision_is_shipped(bench: Bench, slow: Path) -> None:
     assert "precision" in report["seconds"]
 
 
+def test_with_a_lock_nothing_is_measured(bench: Bench, slow: Path) -> None:
+    """One without a precision found nothing to choose; the clock of another day must not find something."""
+    bench.recipe = slow
+    bench.accept("cosine", 1)
+    write_lock(slow, Lock(schedules={ISA: {}}))
+    report = bench.compile().report
+    (slow / LOCK_FILE).unlink()
+    assert report["precision"] == {"chosen": "int8"}
+    assert "precision" not in report["seconds"]
+
+
 @pytest.mark.parametrize(("float32_us", "int8_us", "faster"), [(15, 20.1, True), (15, 20, False), (1, 3, False)])
 def test_microseconds_that_no_one_sees_are_not_worth_float32(float32_us: float, int8_us: float, faster: bool) -> None:
     assert clearly_faster(float32_us=float32_us, int8_us=int8_us) is faster

@@ -199,7 +199,7 @@ def test_a_tag_is_needed_where_there_are_two(home: Home, layout: Path, tmp_path:
     ran = home.run("pull", layout, tmp_path / "out")
     assert ran.code == 2
     assert f"error: {layout}: holds 2 releases\nhint: name one: oci:{layout}:TAG; tags: " in ran.err
-    for tag, message in {"2.0": "has no tag '2.0'", "1.1.0-host": "is no release of edgebuild"}.items():
+    for tag, message in {"2.0": "has no tag '2.0'", "1.1.0-host": "the tag '1.1.0-host' names one bundle"}.items():
         ran = home.run("pull", f"oci:{layout}:{tag}", tmp_path / "out")
         assert message in ran.err
     assert not (tmp_path / "out").exists()
@@ -307,6 +307,10 @@ def flip(path: Path) -> None:
     path.write_bytes(data)
 
 
+def link(path: Path) -> None:
+    path.symlink_to(path.rename(path.with_name("elsewhere")))
+
+
 def smuggle(manifest: Any) -> None:
     manifest["layers"].append({**manifest["layers"][0], "annotations": {oci._TITLE: "extra.sh"}})
 
@@ -325,6 +329,7 @@ def smuggle(manifest: Any) -> None:
         (lambda layout: (layout / "index.json").write_text(" " * (5 << 20)), "the limit is 4194304"),
         (of_bundle(Path.unlink), ": is missing"),
         (of_bundle(flip), "its SHA-256 differs"),
+        (of_bundle(link), ": is a link"),
         (of_bundle(lambda path: path.write_bytes(path.read_bytes() + b"x")), "bytes, not "),
         (titled("../evil"), "'../evil' is no plain file name"),
         (titled("/etc/cron.d/evil"), "is no plain file name"),

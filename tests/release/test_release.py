@@ -14,6 +14,7 @@ from edgebuild.core import bundle, digest, minisign
 from edgebuild.core.dates import parse_day
 from edgebuild.core.manifest import serialize
 from edgebuild.core.recipe import load_recipe
+from edgebuild.core.target_file import load_target
 from edgebuild.core.trust import Trust, TrustFile, with_signature
 from edgebuild.release import folder as release_folder
 from edgebuild.release import index, make, names, sums
@@ -163,6 +164,24 @@ def test_a_wrong_command_line(
     assert message in ran.err
     assert "\nhint: " in ran.err
     assert sorted(path.name for path in tmp_path.iterdir()) == ["full", "other.pub"]
+
+
+def test_without_a_recipe_here_nothing_is_released(home: Home, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`compile` tries the example then; signed for devices it would be the wrong function."""
+    monkeypatch.chdir(tmp_path)
+    ran = home.run("release", "--targets", "host")
+    assert (ran.code, f"error: {tmp_path}: holds no recipe.toml" in ran.err) == (2, True)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_lock_of_another_cpu_is_none(home: Home, tmp_path: Path) -> None:
+    recipe = write_recipe(tmp_path / "recipe")
+    lock, isa = recipe / "recipe.lock", load_target("host").isa
+    for known, warned in (("other", True), (isa, False)):
+        lock.write_text(f"version = 1\n[schedules.{known}]\n")
+        ran = home.run("release", recipe, "--targets", TARGETS, "--out", tmp_path / known, "--json")
+        said = "dense has no recipe.lock for host: what this machine measured"
+        assert [one[: len(said)] == said for one in ran.json["warnings"]] == [True] * warned, ran.err
 
 
 def test_all_targets_are_tried_and_one_that_fails_fails_the_release(home: Home, tmp_path: Path) -> None:
