@@ -24,6 +24,10 @@ command -v openssl >/dev/null || missing+=(openssl)
 command -v strace >/dev/null || missing+=(strace)
 command -v ffmpeg >/dev/null || missing+=(ffmpeg)
 command -v clang >/dev/null || missing+=(clang)
+# Tests of power loss mount these file systems, where root may.
+[ -e /usr/sbin/mkfs.ext4 ] || missing+=(e2fsprogs)
+[ -e /usr/sbin/mkfs.xfs ] || missing+=(xfsprogs)
+[ -e /usr/sbin/mkfs.btrfs ] || missing+=(btrfs-progs)
 need_sanitizers=false
 links_sanitizers || need_sanitizers=true
 [ ${#missing[@]} -eq 0 ] && ! $need_sanitizers && exit 0

@@ -2,8 +2,9 @@
  *
  * Every call that changes what lies in the store POWER_STORE, or makes it durable, is counted and, with POWER_JOURNAL,
  * recorded. With POWER_CUT=N the process is ended by SIGKILL before call N (from 0 on), with POWER_HALF=1 in the middle of it
- * if it is a write. Only the process that was started first is concerned, not those that it starts (the canary, a
- * release). All of them lose root's right to write to any file, as no device should depend on it.
+ * if it is a write. With POWER_DEAF=1 nothing is made durable, though it says so. Only the process that was started first
+ * is concerned, not those that it starts (the canary, a release). All of them lose root's right to write to any file, as
+ * no device should depend on it.
  *
  * A record: name TAB ok|failed TAB path TAB new path or - TAB number TAB size LF, and so many bytes of data. Paths are
  * relative to the store; the number is an offset, a size or a mode. */
@@ -34,7 +35,7 @@ static const char *store;
 static pid_t owner;
 static int journal = -1;
 static long cut = -1, count;
-static bool half;
+static bool half, deaf;
 
 static void drop_capabilities(void) {
   struct __user_cap_header_struct header = {.version = _LINUX_CAPABILITY_VERSION_3};
@@ -56,6 +57,7 @@ __attribute__((constructor)) static void begin(void) {
   if (path) journal = open(path, O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0600);
   if (number) cut = atol(number);
   half = getenv("POWER_HALF") != NULL;
+  deaf = getenv("POWER_DEAF") != NULL;
 }
 
 /* Relative to the store; `..` for the folder that it lies in, OUTSIDE for anything else. */
@@ -160,11 +162,11 @@ static int on_file(const char *name, int fd, long number, long long argument, bo
 }
 
 int fsync(int fd) {
-  return on_file("fsync", fd, SYS_fsync, 0, false);
+  return deaf ? 0 : on_file("fsync", fd, SYS_fsync, 0, false);
 }
 
 int syncfs(int fd) {
-  return on_file("syncfs", fd, SYS_syncfs, 0, false);
+  return deaf ? 0 : on_file("syncfs", fd, SYS_syncfs, 0, false);
 }
 
 int ftruncate(int fd, off_t size) {
