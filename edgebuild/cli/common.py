@@ -44,6 +44,12 @@ def targets_like(incomplete: str) -> list[str]:
     return [name for name in names if name.startswith(incomplete)]
 
 
+def target_lists_like(incomplete: str) -> list[str]:
+    """`a,b,c`: the last one is completed."""
+    before, comma, last = incomplete.rpartition(",")
+    return [before + comma + name for name in targets_like(last)]
+
+
 def recipes_like(incomplete: str) -> list[str]:
     from edgebuild.projects import bundled_recipes
 

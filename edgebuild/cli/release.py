@@ -23,6 +23,7 @@ from edgebuild.cli.common import (
     progress,
     recipes_like,
     signer_of,
+    target_lists_like,
 )
 from edgebuild.core.errors import BundleError, UsageError, printable
 
@@ -61,7 +62,11 @@ def release(
     ] = None,
     targets: Annotated[
         str,
-        typer.Option(metavar="A,B,…", help="Names or .toml files of targets. All are tried; if one fails, all do."),
+        typer.Option(
+            metavar="A,B,…",
+            help="Names or .toml files of targets. All are tried; if one fails, all do.",
+            autocompletion=target_lists_like,
+        ),
     ] = "",
     out: Annotated[
         Path, typer.Option(metavar="DIR", help="The release's folder: appears whole or not at all, is never changed.")

@@ -28,7 +28,8 @@ class Subject:
 
 MANIFEST = Subject(
     "`minisign -Sm manifest` writes one",
-    "sign the manifest of this bundle (`tar -xf BUNDLE manifest`) with a key of the trust file",
+    "sign the manifest of this bundle (`tar -xf BUNDLE manifest`) with a key of the trust file: "
+    "~/.config/edgebuild/trust, where --trust names no other",
 )
 TRUST_BODY = Subject(
     "`minisign -Sm BODY` writes one",

@@ -66,12 +66,20 @@ def test_version() -> None:
     assert spawn("--version").stdout.startswith("edgebuild ")
 
 
-def test_shell_completion_knows_targets_and_aliases() -> None:
-    asked = {"_EDGEBUILD_COMPLETE": "complete_bash", "COMP_WORDS": "edgebuild compile --target je", "COMP_CWORD": "3"}
+@pytest.mark.parametrize(
+    ("typed", "offered"),
+    [
+        ("edgebuild compile --target je", ["jetson-orin", "jetson"]),
+        ("edgebuild release --targets host,je", ["host,jetson-orin", "host,jetson"]),
+        ("edgebuild trust sh", ["show"]),
+    ],
+)
+def test_shell_completion(typed: str, offered: list[str]) -> None:
+    asked = {"_EDGEBUILD_COMPLETE": "complete_bash", "COMP_WORDS": typed, "COMP_CWORD": str(len(typed.split()) - 1)}
     code = "import sys; sys.argv = ['edgebuild']; from edgebuild.cli import main; main()"
     command = [sys.executable, "-c", code]
     done = subprocess.run(command, capture_output=True, text=True, check=False, env={**ENVIRONMENT, **asked})
-    assert done.stdout.split() == ["jetson-orin", "jetson"]
+    assert done.stdout.split() == offered
 
 
 def test_without_a_command_it_shows_help(edgebuild) -> None:

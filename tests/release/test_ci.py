@@ -74,6 +74,7 @@ def run_action(runner: Runner, given: dict[str, str]) -> tuple[subprocess.Comple
     for step in action()["runs"]["steps"]:
         assert step["shell"] == "bash"
         variables = {"GITHUB_ACTION_PATH": str(ROOT), "GITHUB_OUTPUT": str(output)}
+        variables["GITHUB_STEP_SUMMARY"] = str(runner.folder / "summary")
         for name, value in step.get("env", {}).items():
             (key,) = re.fullmatch(r"\$\{\{ inputs\.(\w+) \}\}", value).groups()  # type: ignore[union-attr]
             variables[name] = inputs[key]
@@ -107,6 +108,8 @@ def test_the_action_makes_the_release(home: Home, runner: Runner) -> None:
     listed = (runner.folder / "release" / "SHA256SUMS").read_bytes()
     assert listed == (home.second / "SHA256SUMS").read_bytes()
     assert key.splitlines()[1] not in done.stdout + done.stderr
+    assert "1.0.0 (release 1)" in done.stdout
+    assert (runner.folder / "summary").read_text() == f"```\n{done.stdout}```\n"
 
 
 def test_the_actions_password_opens_the_key(runner: Runner) -> None:
