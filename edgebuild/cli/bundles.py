@@ -16,6 +16,7 @@ from edgebuild.cli.common import (
     SignerCommand,
     app,
     console,
+    expired_parts,
     naming,
     print_json,
     read_file,
@@ -24,10 +25,9 @@ from edgebuild.cli.common import (
 
 if TYPE_CHECKING:
     from edgebuild.core.bundle import Bundle
-    from edgebuild.core.trust import Trust
 
 
-@app.command()
+@app.command(epilog=EXIT_CODES)
 def inspect(
     bundle: BundleFile,
     trust: Annotated[
@@ -90,7 +90,7 @@ def _has_display() -> bool:
     return not sys.platform.startswith("linux") or any(os.environ.get(name) for name in wanted)
 
 
-@app.command()
+@app.command(epilog=EXIT_CODES)
 def verify(
     bundle: BundleFile,
     trust: Annotated[
@@ -110,7 +110,7 @@ def verify(
     data, trusted = read_file(bundle), load_trust(trust)
     with naming(bundle):
         found = read_bundle(data, trusted)
-    _print_verified(found, _expired(found, trusted), as_json=as_json)
+    _print_verified(found, expired_parts("the bundle", found.manifest.expires, trusted), as_json=as_json)
 
 
 @app.command(epilog=EXIT_CODES)
@@ -158,20 +158,7 @@ def sign(
     assert found.signer is not None
     reports = signed_again(path, found.manifest, found.signer.name, len(signed))
     write_together(path.parent, {path.name: signed, **reports})
-    _print_verified(found, _expired(found, trusted), as_json=as_json)
-
-
-def _expired(found: "Bundle", trusted: "Trust") -> list[str]:
-    """What keeps a device from installing the bundle from today on; it still verifies, and still runs (SPEC 4)."""
-    from edgebuild.core.dates import today
-
-    day, manifest, roles = today(), found.manifest, trusted.roles
-    past = []
-    if manifest.expires is not None and day >= manifest.expires:
-        past.append(f"the bundle expired on {manifest.expires}")
-    if roles is not None and roles.expired(day):
-        past.append(f"the trust file expired on {roles.expires}")
-    return past
+    _print_verified(found, expired_parts("the bundle", found.manifest.expires, trusted), as_json=as_json)
 
 
 def _print_verified(found: "Bundle", expired: list[str], *, as_json: bool) -> None:

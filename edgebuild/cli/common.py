@@ -16,6 +16,8 @@ import typer
 from edgebuild.core.errors import BundleError, EnvironmentProblem, UsageError
 
 if TYPE_CHECKING:
+    from datetime import date
+
     from rich.console import Console
 
     from edgebuild.core.signer import Signer
@@ -121,6 +123,19 @@ def disk_errors_at(where: Path) -> Any:
     return disk_errors(where)
 
 
+def expired_parts(what: str, expires: "date | None", trusted: "Trust | None") -> list[str]:
+    """What keeps a device from installing it from today on; it still verifies, and still runs (SPEC 4)."""
+    from edgebuild.core.dates import today
+
+    day, roles = today(), trusted.roles if trusted is not None else None
+    past = []
+    if expires is not None and day >= expires:
+        past.append(f"{what} expired on {expires}")
+    if roles is not None and roles.expired(day):
+        past.append(f"the trust file expired on {roles.expires}")
+    return past
+
+
 @contextmanager
 def naming(path: Path) -> Iterator[None]:
     """Puts the file in front of what is wrong with its bytes."""
@@ -134,9 +149,21 @@ def print_json(value: object) -> None:
     sys.stdout.write(json.dumps(value, indent=2) + "\n")
 
 
+_NO_BUNDLES = {
+    b"EBD1": ("is a delta, no bundle", "a device checks it against the release that it has; name the bundle"),
+    b"edgebuild-trust ": ("is a trust file, no bundle", "`edgebuild trust show FILE` says what is in it"),
+}
+"""What other files of ours start with."""
+
+
 def read_file(path: Path) -> bytes:
+    """The bytes of what should be a bundle."""
     try:
-        return path.read_bytes()
+        data = path.read_bytes()
     except OSError as error:
         reason = os.strerror(error.errno or errno.EIO)
         raise EnvironmentProblem(f"{path}: {reason}", "name an .ebundle file that `edgebuild compile` wrote") from error
+    for start, (what, hint) in _NO_BUNDLES.items():
+        if data.startswith(start):
+            raise BundleError(f"{path}: {what}", hint)
+    return data

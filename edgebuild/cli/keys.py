@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from edgebuild.cli.common import Json, app, disk_errors_at, naming, print_json
+from edgebuild.cli.common import EXIT_CODES, Json, app, disk_errors_at, naming, print_json
 from edgebuild.core.errors import UsageError
 
 if TYPE_CHECKING:
@@ -20,7 +20,7 @@ keys_app = typer.Typer(help="Make, show and rotate signing keys.")
 app.add_typer(keys_app, name="keys")
 
 
-@keys_app.command("new")
+@keys_app.command("new", epilog=EXIT_CODES)
 def keys_new(
     out: Annotated[
         Path | None,
@@ -49,7 +49,7 @@ def keys_new(
     sys.stdout.write(f"{path}: keep it secret\n{path}.pub: key {public.name}, for trust files\n")
 
 
-@keys_app.command("show")
+@keys_app.command("show", epilog=EXIT_CODES)
 def keys_show(
     file: Annotated[
         Path | None,
@@ -70,7 +70,7 @@ def keys_show(
         sys.stdout.write(f"# {path}, key {public.name}\n{public.line()}\n")
 
 
-@keys_app.command("rotate")
+@keys_app.command("rotate", epilog=EXIT_CODES)
 def keys_rotate(
     out: Annotated[Path, typer.Option(metavar="NEW.key", help="The new key; its public half is beside it.")],
     key: Annotated[

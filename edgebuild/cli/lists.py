@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from edgebuild.cli.common import Json, TargetName, app, console, disk_errors_at, print_json, progress
+from edgebuild.cli.common import EXIT_CODES, Json, TargetName, app, console, disk_errors_at, print_json, progress
 from edgebuild.core.errors import UsageError
 
 
@@ -71,7 +71,7 @@ def recipes(as_json: Json = False) -> None:
     console().print(views.columns("recipes", ["name", "version", "what it does", "folder"], cells))
 
 
-@app.command()
+@app.command(epilog=EXIT_CODES)
 def runtime(
     target: TargetName = "host",
     output: Annotated[

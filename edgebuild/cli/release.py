@@ -19,6 +19,7 @@ from edgebuild.cli.common import (
     SignerCommand,
     app,
     console,
+    expired_parts,
     print_json,
     progress,
     recipes_like,
@@ -138,9 +139,12 @@ def release(
 ) -> None:
     """Build a release: bundles for all targets, deltas from earlier releases, sums, index, SBOM, provenance; signed.
 
-    Everything that SHA256SUMS lists is reproducible byte for byte with a key (a --signer may write the time into its
-    signatures). Reports hold measured times; they lie beside it. The exit code is that of the first target that failed.
+    Everything that SHA256SUMS lists is reproducible byte for byte; reports, with measured times, lie beside it.
+
+    The exit code is that of the first target that failed.
     """
+    from dataclasses import replace
+
     from edgebuild import projects
     from edgebuild.release import make
     from edgebuild.release.make import Order
@@ -165,6 +169,8 @@ def release(
         update=update,
     )
     found = make.make(order, chosen_signer, trusted, _Progress(plain=not as_json))
+    past = [f"{what}: devices do not install it" for what in expired_parts("the release", expires_on, trusted)]
+    found = replace(found, warnings=(*found.warnings, *past))
     if as_json:
         print_json(_as_json(found))
     else:
@@ -362,8 +368,9 @@ def pull(
     """Take a release out of an OCI image layout: every digest is checked, and with --trust every signature."""
     from edgebuild.release import oci
 
-    contents, fresh = oci.pull(oci.Place.of(layout), folder, _keys(trust))
-    _say(contents, folder, {"existed": not fresh}, as_json=as_json)
+    keys = _keys(trust)
+    contents, fresh = oci.pull(oci.Place.of(layout), folder, keys)
+    _say(contents, folder, {"existed": not fresh}, keys, as_json=as_json)
 
 
 def _keys(trust: Path | None) -> "Trust | None":
@@ -376,14 +383,12 @@ def verify_release(folder: Path, trust: "Trust", *, as_json: bool) -> None:
     """What `edgebuild verify` says of a release's folder."""
     from edgebuild.release import folder as folders
 
-    _say(folders.read(folder, trust), folder, {"verified": True}, as_json=as_json)
+    _say(folders.read(folder, trust), folder, {"verified": True}, trust, as_json=as_json)
 
 
-def _say(contents: "Contents", folder: Path, more: dict[str, Any], *, as_json: bool) -> None:
-    from edgebuild.core.dates import today
-
+def _say(contents: "Contents", folder: Path, more: dict[str, Any], trust: "Trust | None", *, as_json: bool) -> None:
     index = contents.index
-    expired = index.expires is not None and today() >= index.expires
+    expired = expired_parts("the release", index.expires, trust)
     if as_json:
         fields = {"name": index.name, "version": index.version, "release": index.release, "signer": contents.signer}
         lists = {"files": list(contents.files), "strange": list(contents.strange)}
@@ -392,7 +397,7 @@ def _say(contents: "Contents", folder: Path, more: dict[str, Any], *, as_json: b
     whose = f"signed by {contents.signer}" if contents.signer else "signature not verified: no --trust"
     where = f"{folder}: {index.name} {index.version}, release {index.release}, {len(contents.files)} files"
     sys.stdout.write(f"{where}, {whose}\n")
-    if expired:
-        sys.stdout.write(f"warning: it expired on {index.expires}: devices do not install it any more\n")
+    for what in expired:
+        sys.stdout.write(f"warning: {what}: devices do not install it any more\n")
     for name in contents.strange:
         sys.stdout.write(f"warning: {printable(name)} is no part of the release\n")

@@ -48,6 +48,7 @@ _MEDIA_TYPES = (
 )
 _LAYOUT_FILE, _INDEX_FILE = "oci-layout", "index.json"
 _LAYOUT_VERSION = "1.0.0"
+_TEMPORARY = re.compile(r"\.(?:[0-9a-f]{64}|oci-layout|index\.json)\.[0-9]+")
 _TAG = re.compile(r"[A-Za-z0-9]+(?:[-._][A-Za-z0-9]+)*")
 _MAX_TAG = 128
 _DIGEST = re.compile(r"sha256:([0-9a-f]{64})")
@@ -206,6 +207,10 @@ def _locked(layout: Path) -> Iterator[None]:
         if not (layout / _LAYOUT_FILE).exists():
             _write(layout / _LAYOUT_FILE, json.dumps({"imageLayoutVersion": _LAYOUT_VERSION}).encode())
         (layout / "blobs" / "sha256").mkdir(parents=True, exist_ok=True)
+        for folder in (layout, layout / "blobs" / "sha256"):
+            for left in folder.glob(".*"):  # of a push that was killed: only who holds the lock writes
+                if _TEMPORARY.fullmatch(left.name):
+                    left.unlink()
         yield
     finally:
         os.close(handle)

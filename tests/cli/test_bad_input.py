@@ -322,3 +322,19 @@ def test_a_file_that_is_no_bundle(edgebuild) -> None:
     write_model()
     Path("long").write_bytes(b"\x7fELF" * 1000)
     refused(edgebuild("inspect", "long"), 8, "long: not a bundle: no archive member `manifest`", "edgebuild compile")
+
+
+@pytest.mark.parametrize(
+    ("data", "message", "hint"),
+    [
+        (b"EBD1" + bytes(99), "x.ebundle: is a delta, no bundle", "name the bundle"),
+        (b"edgebuild-trust 1\n", "x.ebundle: is a trust file, no bundle", "trust show"),
+    ],
+)
+def test_another_file_of_ours_is_named(edgebuild, data: bytes, message: str, hint: str) -> None:
+    Path("x.ebundle").write_bytes(data)
+    for command in (("inspect", "x.ebundle"), ("sign", "x.ebundle"), ("delta", "x.ebundle", "x.ebundle")):
+        ran = edgebuild(*command)
+        assert (ran.code, ran.out) == (8, "")
+        assert f"error: {message}\nhint: " in ran.err
+        assert hint in ran.err

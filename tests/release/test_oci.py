@@ -218,6 +218,15 @@ def test_a_tag_moves_only_if_it_is_named(home: Home, damaged: Path) -> None:
     assert len(found) == 9
 
 
+def test_what_a_killed_push_left_goes_with_the_next(home: Home, damaged: Path) -> None:
+    left = damaged / ".index.json.123", damaged / "blobs/sha256" / f".{'0' * 64}.77"
+    other = damaged / ".index.json.mine"
+    for path in (*left, other):
+        path.write_bytes(b"half")
+    assert home.run("push", home.second, damaged).code == 0
+    assert [path.exists() for path in (*left, other)] == [False, False, True]
+
+
 def test_two_pushes_at_once_lose_no_tag(home: Home, tmp_path: Path) -> None:
     tags = [f"t{number}" for number in range(8)]
 

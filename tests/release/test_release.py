@@ -1,5 +1,6 @@
 """`edgebuild release`: what is in the folder, that it is the same everywhere, and that it is whole or not there."""
 
+import base64
 import json
 import os
 import shutil
@@ -97,7 +98,16 @@ def again(home: Home, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return place / "out"
 
 
+def sources(folder: Path) -> str:
+    """The digest of edgebuild's own sources that a release was built with."""
+    envelope = json.loads((folder / "dense-1.1.0.intoto.jsonl").read_bytes())
+    definition = json.loads(base64.b64decode(envelope["payload"]))["predicate"]["buildDefinition"]
+    (found,) = (one["digest"] for one in definition["resolvedDependencies"] if "pkg:pypi/edgebuild@" in str(one))
+    return str(found["edgebuildSources"])
+
+
 def test_another_checkout_gives_the_same_bytes(home: Home, again: Path) -> None:
+    assert sources(again) == sources(home.second), "edgebuild was edited while these tests ran"
     listed = sums.parse((home.second / names.SUMS).read_bytes())
     assert len(listed) == 8
     for name in (*listed, names.SUMS, "SHA256SUMS.minisig"):
@@ -366,7 +376,7 @@ def test_verify_takes_the_folder(home: Home, copy: Path) -> None:
     assert ran.code == 0, ran.err
     said, expired, strange = ran.out.splitlines()
     assert said.endswith(f"dense 1.1.0, release 2, 14 files, signed by {KEY.public.name}")
-    assert expired == "warning: it expired on 2026-05-29: devices do not install it any more"
+    assert expired == "warning: the release expired on 2026-05-29: devices do not install it any more"
     assert strange == "warning: no\\x1b[31mtes is no part of the release"
     (copy / "dense-1.1.0.cdx.json").write_text("{}")
     ran = home.run("verify", copy, "--trust", home.trust, "--json")
@@ -380,7 +390,12 @@ def test_a_trust_file_that_has_expired_by_then(home: Home, tmp_path: Path) -> No
     words = ("--targets", "host", "--trust", tmp_path / "roles", "--made", "2026-01-01", "--out", tmp_path / "out")
     ran = home.run("release", home.recipe, *words)
     assert (ran.code, "version 3, expired on 2026-01-01, and the release is made on 2026-01-01" in ran.err) == (8, True)
-    assert home.run("release", home.recipe, *words[:5], "2025-12-31", *words[6:]).code == 0
+    late = {"SOURCE_DATE_EPOCH": "1767225600"}
+    ran = home.run("release", home.recipe, *words[:5], "2025-12-31", *words[6:], **late)
+    said = "the trust file expired on 2026-01-01: devices do not install it"
+    assert (ran.code, f"warning: {said}\n" in ran.err) == (0, True)
+    found = home.run("verify", tmp_path / "out", "--trust", tmp_path / "roles", "--json", **late)
+    assert (found.code, found.json["expired"]) == (0, ["the trust file expired on 2026-01-01"])
 
 
 def test_a_version_that_was_released_is_told(home: Home, tmp_path: Path) -> None:
