@@ -16,10 +16,11 @@ to do (keys: stages/diagnose/__init__.py; `culprit` is its first finding, or nul
 made); with --update-of `update` {of {version, release, id}, weights, changed, rescaled, entropy_bytes, grids_kept,
 grids_changed [{name, old_scale, scale, reason}], layers [{name, weights, changed, rescaled, entropy_bytes}], sqnr_db,
 accuracy {metric, unit, old, float, shipped}}: integers and channels' scales that differ from the old release's, the
-empirical entropy of the integers' differences, and tensors whose scale no longer
-served; and with --max-delta {max_delta, delta_bytes, values_bytes, whole_bytes, price}: the delta that was asked for,
-the one that was made, its weights, those of the whole update, what a bit had to be worth (0: all is shipped), and
-accuracy.new: of the whole update; with --baseline `baseline` {edgebuild, onnxruntime}: latency in turns.
+empirical entropy of the integers' differences, and tensors whose scale no longer served; `runtime`: "kept" with
+--keep-runtime, else "new"; and with --max-delta {max_delta, delta_bytes, delta_files {PATH: bytes, and manifest},
+values_bytes, whole_bytes, price}: the delta that was asked for, the one that was made, what each file that changed
+takes of it, its weights, those of the whole update, what a bit had to be worth (0: all is shipped), and accuracy.new:
+of the whole update; with --baseline `baseline` {edgebuild, onnxruntime}: latency in turns.
 
 Description: `name, version, target, release, arch, needs, abi, quality, checked, function, trigger, timeout_ms,
 verified`; `made`, `expires`: YYYY-MM-DD or null; `signer`: key id; `inputs`, `outputs` [{name, shape, dtype}]; `files`

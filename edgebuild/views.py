@@ -160,9 +160,19 @@ def update_line(update: dict[str, Any]) -> str:
     gain = f"of {of['version']} (release {of['release']}): {accuracy}"
     if "weights" not in update:
         return gain
+    if update["runtime"] == "kept":
+        gain += f"; its runtime of {of['version']} is kept: what was mended in it since does not reach devices"
+    if "max_delta" in update:
+        gain += f"; delta {size(update['delta_bytes'])} of {size(update['max_delta'])}{_spent(update['delta_files'])}"
     changed = f"{update['changed']:,} of {update['weights']:,} weights changed"
     grids = len(update["grids_changed"])
     return f"{gain}; {changed}" + (f", {grids} tensors have another scale" if grids else "")
+
+
+def _spent(files: dict[str, int]) -> str:
+    """What takes part of a delta beside the weights, the largest first."""
+    rest = sorted(((cost, path) for path, cost in files.items() if path != "weights.bin"), reverse=True)
+    return f" ({', '.join(f'{path} {size(cost)}' for cost, path in rest[:3])})"
 
 
 def accuracy_line(report: dict[str, Any]) -> str:

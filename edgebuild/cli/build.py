@@ -2,7 +2,6 @@
 
 # ruff: noqa: PLC0415 - a command imports what it needs, so that `--help` answers at once
 
-import re
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -12,10 +11,12 @@ import typer
 from edgebuild.cli.common import (
     EXIT_CODES,
     Json,
+    MaxDelta,
     Samples,
     SignerCommand,
     TargetName,
     app,
+    bytes_of,
     console,
     print_json,
     progress,
@@ -139,15 +140,15 @@ def compile_(
             show_default=False,
         ),
     ] = None,
-    max_delta: Annotated[
-        str | None,
+    max_delta: MaxDelta = None,
+    keep_runtime: Annotated[
+        bool,
         typer.Option(
-            metavar="SIZE",
-            help="With --update-of: ship the update of highest accuracy whose delta has at most so many bytes (100KB, "
-            "1MiB).",
-            show_default=False,
+            "--keep-runtime",
+            help="With --update-of: carry the old release's edgebuild-run, so that it takes no part of the delta. It "
+            "must reproduce the new golden outputs here. What was mended in the runtime since does not reach devices.",
         ),
-    ] = None,
+    ] = False,
     baseline: Annotated[
         bool, typer.Option("--baseline", help="Measure ONNX Runtime INT8 in turns with the bundle.")
     ] = False,
@@ -175,7 +176,7 @@ def compile_(
         release=release or chosen.identity.release,
         made=made_day,
         expires=expiry,
-        update=_update_of(update_of, max_delta, release),
+        update=_update_of(update_of, max_delta, release, keep_runtime=keep_runtime),
     )
     chosen_signer, trusted = signer_of(key, signer, None, None)
     if update_of is not None:
@@ -225,14 +226,15 @@ def _tuning(seconds: float | None, *, update_lock: bool) -> float:
     return LOCK_SECONDS if update_lock and seconds is None else seconds or 0.0
 
 
-def _update_of(bundle: Path | None, size: str | None, release: int | None) -> "UpdateOf | None":
+def _update_of(bundle: Path | None, size: str | None, release: int | None, *, keep_runtime: bool) -> "UpdateOf | None":
     from edgebuild.pipeline import UpdateOf
 
     if bundle is None:
-        if size is not None:
-            raise UsageError("--max-delta needs the release that devices have", "add --update-of OLD.ebundle")
+        if size is not None or keep_runtime:
+            option = "--max-delta" if size is not None else "--keep-runtime"
+            raise UsageError(f"{option} needs the release that devices have", "add --update-of OLD.ebundle")
         return None
-    return UpdateOf(bundle, release, None if size is None else _bytes(size))
+    return UpdateOf(bundle, release, None if size is None else bytes_of("--max-delta", size), keep_runtime)
 
 
 def _verify_old(path: Path, trusted: "Trust") -> None:
@@ -249,15 +251,3 @@ def _verify_old(path: Path, trusted: "Trust") -> None:
         read_bundle(path.read_bytes(), known)
     except BundleError as error:
         raise BundleError(f"--update-of {path}: {error.message}", error.hint) from error
-
-
-_UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30}
-
-
-def _bytes(size: str) -> int:
-    """`100KB`, `1.5MiB`, `4096`."""
-    found = re.fullmatch(r"(\d{1,12}(?:\.\d{1,6})?) ?([A-Za-z]*)", size)
-    if found is None or found[2] not in _UNITS or not float(found[1]):
-        units = ", ".join(filter(None, _UNITS))
-        raise UsageError(f"--max-delta {size}: is not a size", f"write a number and one of {units}: 100KB")
-    return int(float(found[1]) * _UNITS[found[2]])

@@ -5,6 +5,7 @@
 import errno
 import json
 import os
+import re
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -83,6 +84,18 @@ TargetName = Annotated[
 ]
 
 
+MaxDelta = Annotated[
+    str | None,
+    typer.Option(
+        "--max-delta",
+        metavar="SIZE",
+        help="Ship the part of the update that comes nearest to the new network in a delta of at most so many bytes "
+        "(100KB, 1MiB).",
+        show_default=False,
+    ),
+]
+
+
 def signer_of(
     key: Path | None, command: str | None, signature: Path | None, trust: Path | None
 ) -> "tuple[Signer, Trust]":
@@ -147,6 +160,18 @@ def naming(path: Path) -> Iterator[None]:
 
 def print_json(value: object) -> None:
     sys.stdout.write(json.dumps(value, indent=2) + "\n")
+
+
+_UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30}
+
+
+def bytes_of(option: str, size: str) -> int:
+    """`100KB`, `1.5MiB`, `4096`."""
+    found = re.fullmatch(r"(\d{1,12}(?:\.\d{1,6})?) ?([A-Za-z]*)", size)
+    if found is None or found[2] not in _UNITS or not float(found[1]):
+        units = ", ".join(filter(None, _UNITS))
+        raise UsageError(f"{option} {size}: is not a size", f"write a number and one of {units}: 100KB")
+    return int(float(found[1]) * _UNITS[found[2]])
 
 
 _NO_BUNDLES = {

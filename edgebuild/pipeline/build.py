@@ -22,6 +22,8 @@ from edgebuild.pipeline.stages import Stages
 from edgebuild.pipeline.update import basis_of
 from edgebuild.pipeline.ways import Ways
 from edgebuild.stages import check, sign
+from edgebuild.stages.delta import Made
+from edgebuild.stages.package import Package
 
 _FLOATING = 0.35
 """The share of the time that operators in float32 take, from which on the whole network is tried in float32."""
@@ -31,8 +33,7 @@ _WORTH_US = 5.0
 """And how much faster in µs: a tiny network gains nothing that anyone would see, and which precision it gets must not
 hang on the clock's noise."""
 _ROUNDS = 3
-_HEAD = 700
-"""What manifest and signature take of a delta, about."""
+_RUNTIME = "edgebuild-run"
 _SLACK, _FITTINGS = 16, 5
 """A signature is as long with every key, but not coded in as many bytes."""
 
@@ -51,7 +52,9 @@ class Build:
         """What `edgebuild compile` gives."""
         stages = self._stages
         with stages.timed("ingest"):
-            self._ingested = ingested = stages.ingest()
+            ingested = stages.ingest()
+        if stages.old:
+            stages.old.check_interface(Meta.of(ingested))
         with tempfile.TemporaryDirectory(prefix="edgebuild-") as folder:
             ways = Ways(stages, ingested, Path(folder))
             if self._most is not None:
@@ -67,9 +70,12 @@ class Build:
         made = self._report(ways.meta, built)
         made |= {"signer": signature_key_name(data), "bundle_bytes": len(data), "diagnosis": diagnosis}
         if self._most is not None:
-            made["update"] |= {"max_delta": self._most, "delta_bytes": (size := self._delta_bytes(data))}
-            if size > self._most:
-                raise _too_small(self._most, size)
+            delta = self._delta(data)
+            if len(delta.data) > self._most:
+                raise self._too_small(self._most, delta)
+            spent = {row.path: row.cost for row in delta.rows if row.codec != "same"}
+            made["update"] |= {"max_delta": self._most, "delta_bytes": len(delta.data)}
+            made["update"]["delta_files"] = {"manifest": delta.head} | spent
         manifest = packed.manifest
         stem = f"{manifest.name}-{manifest.version}-{manifest.target}"
         basis = basis_of(built, stages.precision, stages.schedules(built.quantized))
@@ -89,18 +95,16 @@ class Build:
         )
         chosen = {"chosen": self._stages.precision, **self._compared}
         if self._stages.old:
-            made["update"] = {"of": self._stages.old.named, **(update or {}), "accuracy": self._before(meta, built)}
+            accuracy = self._compared_accuracy(built)
+            made["update"] = {"of": self._stages.old.named, **(update or {}), "accuracy": accuracy}
+            made["update"]["runtime"] = "kept" if self._stages.keeps_runtime else "new"
         return made | {"parity": meta.parity, "seconds": self._stages.seconds, "precision": chosen}
 
-    def _before(self, meta: Meta, built: Built) -> dict[str, Any]:
+    @staticmethod
+    def _compared_accuracy(built: Built) -> dict[str, Any]:
         """The accuracy of the old release on the new one's samples, and of what is shipped."""
-        stages, now = self._stages, built.accuracy
-        assert stages.old is not None
-        found = {"metric": now["metric"], "unit": now["unit"], "float": now["float"]}
-        found["old"] = stages.other_accuracy(stages.old.basis.model, self._ingested, meta)
-        if stages.room is not None:
-            found["new"] = stages.other_accuracy(built.quantized.read("full.onnx"), self._ingested, meta)
-        return {**found, "shipped": now["int8"]}
+        now = built.accuracy
+        return {key: now[key] for key in ("metric", "unit", "float")} | built.others | {"shipped": now["int8"]}
 
     def _fit(self, ways: Ways, most: int) -> None:
         """Finds how many bytes of the delta are left for values: what else is in it shows when it is made."""
@@ -109,24 +113,41 @@ class Build:
             raise UsageError(
                 "--max-delta: the old release is float32", "leave it out: only integers can be shipped in part"
             )
-        stages.room = most - _HEAD
+        delta = self._draft_delta(ways.unchanged())
+        stages.room = most - len(delta.data) - _SLACK
         for _ in range(_FITTINGS):
             if stages.room <= 0:
                 break
             with stages.timed("quantize"), stages.naming_model():
                 quantized = stages.quantize(ways.ingested, ways.meta, stages.known_fallback())
-            packed = ways.packed(quantized)[1].package
-            size = self._delta_bytes(sign.sign(packed.manifest, packed.files, minisign.generate()))
-            if size <= most - _SLACK:
+            delta = self._draft_delta(ways.packed(quantized)[1].package)
+            if len(delta.data) <= most - _SLACK:
                 return
-            stages.room -= size - most + 2 * _SLACK
-        raise _too_small(most, most - stages.room)
+            stages.room -= len(delta.data) - most + 2 * _SLACK
+        raise self._too_small(most, delta)
 
-    def _delta_bytes(self, data: bytes) -> int:
-        """Of the delta from the old release to this bundle."""
+    def _draft_delta(self, packed: Package) -> Made:
+        return self._delta(sign.sign(packed.manifest, packed.files, minisign.generate()))
+
+    def _delta(self, data: bytes) -> Made:
+        """From the old release to this bundle."""
         old = self._stages.old
         assert old is not None
-        return len(make_delta(old.data, data).data)
+        return make_delta(old.data, data)
+
+    def _too_small(self, most: int, delta: Made) -> CheckError:
+        """Says what takes the room that is not there for values."""
+        spent = {row.path: row.cost for row in delta.rows if row.codec != "same" and row.path != "weights.bin"}
+        said = ", ".join(f"{path} {cost}" for path, cost in sorted(spent.items(), key=lambda row: -row[1]))
+        fixed = delta.head + sum(spent.values())
+        hint = "allow more: signature, golden outputs and the handler's sources travel with every release"
+        if spent.get(_RUNTIME, 0) > most // 8:
+            hint = f"allow more, or --keep-runtime: the old release's runtime stays, {spent[_RUNTIME]} bytes less"
+        return CheckError(
+            f"--max-delta: nothing fits into {most} bytes: what is not weights takes {fixed} (signature and manifest "
+            f"{delta.head}{', ' + said if said else ''})",
+            hint,
+        )
 
     def _keep(self, built: Built) -> None:
         """What was measured goes to recipe.lock, where that was asked for."""
@@ -148,13 +169,6 @@ class Build:
             stages.precision = "float32"
             return ways.built({})
         return built
-
-
-def _too_small(most: int, least: int) -> CheckError:
-    return CheckError(
-        f"--max-delta: nothing fits into {most} bytes: what is not weights takes {least}",
-        "allow more: signature, golden outputs and the handler's sources travel with every release",
-    )
 
 
 def clearly_faster(*, float32_us: float, int8_us: float) -> bool:

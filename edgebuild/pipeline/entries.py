@@ -105,8 +105,26 @@ class Draft:
 
 
 @dataclass(frozen=True)
+class Rival:
+    """Another state of a network, whose accuracy is measured beside a build's: its QDQ model, and its bundle."""
+
+    model: bytes
+    draft: Draft
+
+    @property
+    def digest(self) -> str:
+        return digest.of_parts(digest.sha256(self.model), self.draft.digest)
+
+    @property
+    def graph(self) -> "onnx.ModelProto":
+        import onnx  # noqa: PLC0415 - an unchanged build does without it
+
+        return onnx.load_model_from_string(self.model)
+
+
+@dataclass(frozen=True)
 class Built:
-    """One way through the stages."""
+    """One way through the stages; `others`: what the old release and, of a part of an update, the whole one reach."""
 
     quantized: Entry
     program: Entry
@@ -115,6 +133,7 @@ class Built:
     accuracy: dict[str, Any]
     fallback: dict[str, Precision]
     steps: tuple[Step, ...]
+    others: dict[str, float]
 
     @property
     def fallback_rows(self) -> list[dict[str, Any]]:

@@ -35,13 +35,14 @@ class Listener(Protocol):
 
 @dataclass(frozen=True)
 class UpdateOf:
-    """The old bundle's file; which release counter was asked for (None: the next one); and how many bytes the delta to
-    the new bundle may have (None: any number).
+    """The old bundle's file; which release counter was asked for (None: the next one); how many bytes the delta to the
+    new bundle may have (None: any number); and whether the new bundle carries the old one's runtime.
     """
 
     bundle: Path
     release: int | None = None
     max_delta: int | None = None
+    keep_runtime: bool = False
 
 
 @dataclass(frozen=True)

@@ -13,14 +13,15 @@ from typing import TYPE_CHECKING, Any, cast
 
 from edgebuild.budget import Precision
 from edgebuild.core import digest, runner
+from edgebuild.core.basis import PROGRAM
 from edgebuild.core.cache import Cache
 from edgebuild.core.calibration import CalibrationSet, find_set, has_test, load_set
-from edgebuild.core.errors import CalibrationError, ModelError, RecipeError
+from edgebuild.core.errors import CalibrationError, CheckError, ModelError, RecipeError
 from edgebuild.core.lock import Lock, read_lock
 from edgebuild.core.plan import read_plan
 from edgebuild.core.recipe import LOCK_FILE, RECIPE_FILE, Calibration, Recipe
 from edgebuild.pipeline.cached import Cached
-from edgebuild.pipeline.entries import Draft, Entry, Meta, files_in, json_bytes, model_of, weight_bytes
+from edgebuild.pipeline.entries import Draft, Entry, Meta, Rival, files_in, json_bytes, model_of, weight_bytes
 from edgebuild.pipeline.job import Job, Listener
 from edgebuild.pipeline.update import read_old, release_of
 from edgebuild.stages import check, package
@@ -134,6 +135,10 @@ class Stages(Cached):
         graphs = {"full.onnx": part.full, "shipped.onnx": part.shipped}
         return files_in(part.quantized) | {n: g.SerializeToString(deterministic=True) for n, g in graphs.items()}
 
+    def whole(self, part: Entry) -> Entry:
+        """The QDQ model of all of an update, of which `part` is shipped."""
+        return self.entry("quantize", ["whole", part.digest], lambda: {"model.onnx": part.read("full.onnx")})
+
     def _update(self, ingested: Entry, meta: Meta) -> "Update":
         """What the samples showed, beside the earlier release."""
         from edgebuild.stages.quantize import Update  # noqa: PLC0415 - imports onnxruntime
@@ -190,6 +195,12 @@ class Stages(Cached):
         anonymous = dataclasses.replace(target, name="", description="")
         keys = [quantized.digest_of("model.onnx"), repr(anonymous), repr(sorted(locked.items()))]
         return self.entry("compile", [*keys, self.old.digest if self.old else ""], make)
+
+    def old_program(self) -> Entry:
+        """The old release's."""
+        old = self.old
+        assert old is not None
+        return self.entry("compile", ["old", old.digest], lambda: {name: old.file(name) for name in PROGRAM})
 
     def _in_old_form(self, model: "onnx.ModelProto") -> bytes | None:
         """weights.bin of the model, if the old release's code serves it: both have one form, and what is compiled today
@@ -266,7 +277,7 @@ class Stages(Cached):
             timeout_ms=meta.timeout_ms,
             inputs=meta.inputs,
             outputs=meta.outputs,
-            runtime=runtime.read_bytes(),
+            runtime=self._packed_runtime(runtime),
             program_so=program.read("program.so"),
             plan=program.read("plan.bin"),
             weights=program.read("weights.bin"),
@@ -278,19 +289,55 @@ class Stages(Cached):
         stamp = package.Stamp(release, self.job.made, self.job.expires)
         return package.package(contents, self.job.target, stamp, checked=runnable)
 
+    @property
+    def keeps_runtime(self) -> bool:
+        """Whether the bundle carries the old release's runtime."""
+        return self.job.update is not None and self.job.update.keep_runtime
+
+    def _packed_runtime(self, built: Path) -> bytes:
+        return self.old.file("edgebuild-run") if self.old and self.keeps_runtime else built.read_bytes()
+
+    def _check_kept_runtime(self, test: Draft) -> None:
+        """The old release's runtime must serve the new bundle. Raises CheckError where it does not, and where nothing
+        shows that it does: it cannot run here, and code or plan are others than those that it came with.
+        """
+        if self.old is None or not self.keeps_runtime:
+            return
+        remedy = "leave out --keep-runtime: the new release then carries a runtime of its own"
+        if test.prefix is None:
+            for path in ("program.so", "plan.bin"):
+                if test.package.files[path] != self.old.file(path):
+                    raise CheckError(
+                        f"--keep-runtime: {path} is another one than the old release's, and {test.reason}, so that "
+                        "nothing shows whether its runtime serves it",
+                        remedy,
+                    )
+            return
+        own = test.folder / "kept-runtime"
+        own.write_bytes(self.old.file("edgebuild-run"))
+        own.chmod(0o755)
+        try:
+            check.check(dataclasses.replace(test.trial, runtime=own))
+        except CheckError as error:
+            version = self.old.bundle.manifest.version
+            raise CheckError(f"--keep-runtime: with the runtime of {version} {error.message}", remedy) from error
+
     def check(self, test: Draft) -> dict[str, Any]:
         if test.prefix is None:
+            self._check_kept_runtime(test)
             return {"checked": False, "reason": test.reason, "latency_us": None, "latency_reason": test.reason}
 
         def make() -> dict[str, bytes]:
             check.check(test.trial)
+            self._check_kept_runtime(test)
             latency, reason = None, "the target is another kind of CPU"
             if test.trial.native:
                 latency, reason = runner.summary(check.latency(test.trial, test.golden_inputs, test.folder)), ""
             found = {"checked": True, "reason": "", "latency_us": latency, "latency_reason": reason}
             return {"check.json": json_bytes(found)}
 
-        found: dict[str, Any] = self.entry("check", [test.digest, str(test.prefix)], make).json("check.json")
+        keys = [test.digest, str(test.prefix), str(self.keeps_runtime)]
+        found: dict[str, Any] = self.entry("check", keys, make).json("check.json")
         return found
 
     def diagnose(self, ingested: Entry, quantized: Entry, meta: Meta) -> dict[str, Any]:
@@ -316,7 +363,10 @@ class Stages(Cached):
         found: dict[str, Any] = self.entry("diagnose", keys, make).json("diagnosis.json")
         return found
 
-    def evaluate(self, test: Draft, ingested: Entry, quantized: Entry, meta: Meta) -> dict[str, Any]:
+    def evaluate(
+        self, test: Draft, ingested: Entry, quantized: Entry, meta: Meta, others: Mapping[str, Rival]
+    ) -> tuple[dict[str, Any], dict[str, float]]:
+        """The accuracy of a bundle, and what others reach on the same samples."""
         accept, recipe = self.job.recipe.accept, self.job.recipe
         data, named, whole = self.judges()
         own = recipe.folder / accept.own[0] if accept and accept.own else None
@@ -325,44 +375,26 @@ class Stages(Cached):
             from edgebuild.stages import evaluate  # noqa: PLC0415 - imports onnxruntime
 
             if test.native:
-                integer, limit = evaluate.program(test.trial, meta.outputs, test.folder), whole
+                drafts, limit = [test, *(other.draft for other in others.values())], whole
+                engines = [evaluate.program(one.trial, meta.outputs, one.folder) for one in drafts]
             else:
                 macs = read_plan(test.package.files["plan.bin"]).macs_total
                 limit = min(whole or sys.maxsize, evaluate.interpreter_limit(macs))
-                integer = evaluate.interpreter(model_of(quantized), _foreign)
+                engines = [evaluate.interpreter(model_of(quantized), _foreign)]
+                engines += [evaluate.graph(other.graph) for other in others.values()]
             samples = data.labelled(meta.inputs, limit)
-            custom = self.own_metric()
             metric = accept.metric if accept else None
-            found = evaluate.evaluate(model_of(ingested), integer, samples, metric, custom).to_json()
-            found |= {"data": named, "engine": "edgebuild-run" if test.native else "interpreter"}
-            return {"accuracy.json": json_bytes(found)}
+            found = evaluate.evaluate_each(model_of(ingested), engines, samples, metric, self.own_metric())
+            own = found[0].to_json() | {"data": named, "engine": "edgebuild-run" if test.native else "interpreter"}
+            theirs = {name: one.of_int8 for name, one in zip(others, found[1:], strict=True)}
+            return {"accuracy.json": json_bytes(own), "others.json": json_bytes(theirs)}
 
         asked = [accept.metric if accept else "", digest.of_file(own) if own else ""]
         keys = [ingested.digest, quantized.digest, data.digest(), str(whole), named, *asked]
-        found: dict[str, Any] = self.entry("evaluate", [*keys, test.digest if test.native else ""], make).json(
-            "accuracy.json"
-        )
-        return found | {"budget": self.judged(found, meta)}
-
-    def other_accuracy(self, model: bytes, ingested: Entry, meta: Meta) -> float:
-        """What another QDQ model reaches on the samples that this build is judged on."""
-        data, named, whole = self.judges()
-        accept = self.job.recipe.accept
-        metric = accept.metric if accept else None
-
-        def make() -> dict[str, bytes]:
-            import onnx  # noqa: PLC0415
-
-            from edgebuild.stages import evaluate  # noqa: PLC0415 - imports onnxruntime
-
-            other = evaluate.graph(onnx.load_model_from_string(model))
-            samples = data.labelled(meta.inputs, whole)
-            found = evaluate.evaluate(model_of(ingested), other, samples, metric, self.own_metric())
-            return {"other.json": json_bytes(found.of_int8)}
-
-        own = digest.of_file(self.job.recipe.folder / accept.own[0]) if accept and accept.own else ""
-        keys = ["other", ingested.digest, digest.sha256(model), data.digest(), named, str(whole), metric or "", own]
-        return float(self.entry("evaluate", keys, make).json("other.json"))
+        keys += [test.digest if test.native else "", *(f"{name} {one.digest}" for name, one in others.items())]
+        entry = self.entry("evaluate", keys, make)
+        found: dict[str, Any] = entry.json("accuracy.json")
+        return found | {"budget": self.judged(found, meta)}, entry.json("others.json")
 
     def judges(self) -> tuple[CalibrationSet, str, int | None]:
         """The samples that accuracy is measured on, what the report calls them, and how many at most."""

@@ -8,15 +8,19 @@ from edgebuild.core import digest
 from edgebuild.core.basis import BasisFile, basis_path, read_basis
 from edgebuild.core.bundle import Bundle, read_unverified
 from edgebuild.core.bundle import head as bundle_head
-from edgebuild.core.errors import UsageError
-from edgebuild.pipeline.entries import Built, Entry
+from edgebuild.core.errors import ModelError, UsageError
+from edgebuild.core.manifest import Tensor
+from edgebuild.pipeline.entries import Built, Entry, Meta
 from edgebuild.pipeline.job import Job, UpdateOf
 
 if TYPE_CHECKING:
     from edgebuild.budget import Precision
     from edgebuild.stages.quantize import Basis
 
-_REMEDY = "compile the old release again from its recipe and weights (the same bytes come out), and keep what it writes"
+_REMEDY = (
+    "compile the old release again from its recipe and weights (the same bytes come out), and keep what it writes; a "
+    "model that came quantized has none, since it keeps its own grid: compile it without --update-of"
+)
 
 
 @dataclass(frozen=True)
@@ -50,6 +54,17 @@ class Old:
             "id": digest.sha256(bundle_head(self.data)[0]),
         }
 
+    def check_interface(self, meta: Meta) -> None:
+        """ModelError where the new function takes or gives something else than the old one: goldens would not fit."""
+        manifest = self.bundle.manifest
+        for what, old, new in (("inputs", manifest.inputs, meta.inputs), ("outputs", manifest.outputs, meta.outputs)):
+            if old != new:
+                raise ModelError(
+                    f"--update-of: not the network that the old bundle was made of: its {what} were {_listed(old)}, "
+                    f"and are now {_listed(new)}",
+                    "compile without --update-of to ship another network in full",
+                )
+
     @property
     def fallback(self) -> "dict[str, Precision]":
         """Layers that left 8 bits."""
@@ -67,6 +82,10 @@ class Old:
         choices = Choices(basis.rule, factors, frozenset(basis.rescued), self.fallback)
         model, floating = (onnx.load_model_from_string(data) for data in (basis.model, basis.floating))
         return Basis(model, floating, choices)
+
+
+def _listed(tensors: tuple[Tensor, ...]) -> str:
+    return ", ".join(f"{t.name} {t.dtype} {list(t.shape)}" for t in tensors)
 
 
 def read_old(update: UpdateOf, job: Job) -> Old:

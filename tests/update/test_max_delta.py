@@ -1,12 +1,21 @@
 """`compile --max-delta`: the update that comes nearest to the new network in so many bytes."""
 
+import platform
+import tempfile
 from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from command_line import Edgebuild
+from core.bundles import make_bundle
 from networks import Release, values
+
+from edgebuild.core.bundle import file_rows
+from edgebuild.core.keys import signing_key
+from edgebuild.stages.runtime import runtime_binary
 
 
 @pytest.fixture
@@ -62,7 +71,7 @@ def test_the_next_update_builds_on_a_part(compiled: Callable[..., Release], old:
     assert rest.report["accuracy"]["sqnr_db"] > part.report["accuracy"]["sqnr_db"] + 6
 
 
-@pytest.mark.parametrize("size", ["300B", "750B"])
+@pytest.mark.parametrize("size", ["300B", "450B"])
 def test_what_cannot_fit_is_refused_with_numbers(
     refused: Callable[..., str], old: Release, tuned: Any, size: str
 ) -> None:
@@ -70,6 +79,57 @@ def test_what_cannot_fit_is_refused_with_numbers(
     assert "nothing fits" in said or "comes no nearer" in said
     assert any(character.isdigit() for character in said)
     assert "hint: allow" in said
+
+
+@pytest.fixture
+def with_another_runtime(old: Release, place: Path) -> Callable[[str], Release]:
+    """The first release as it would be with another runtime: a script."""
+
+    def made(script: str) -> Release:
+        folder = Path(tempfile.mkdtemp(dir=place))
+        path = folder / old.path.name
+        files = {name: bytes(data) for name, data in old.read.files.items()}
+        files["edgebuild-run"] = f"#!/bin/sh\n{script}\n".encode()
+        path.write_bytes(make_bundle(replace(old.read.manifest, files=file_rows(files)), files, signing_key(None)))
+        basis = old.path.name.replace(".ebundle", ".basis.zip")
+        (folder / basis).write_bytes((old.path.parent / basis).read_bytes())
+        return Release(path, {})
+
+    return made
+
+
+@pytest.mark.skipif(platform.machine() != "x86_64", reason="the script starts the runtime of x86-64")
+def test_the_old_runtime_may_stay(
+    compiled: Callable[..., Release],
+    refused: Callable[..., str],
+    edgebuild: Edgebuild,
+    tuned: Any,
+    with_another_runtime: Callable[[str], Release],
+) -> None:
+    first = with_another_runtime(f'exec {runtime_binary("x86_64-linux-gnu")} "$@"')
+    said = refused(7, "--update-of", first.path, "--max-delta", "2.5KB", given=tuned)
+    assert "nothing fits into 2500 bytes: what is not weights takes" in said
+    assert "edgebuild-run 1" in said
+    assert "--keep-runtime" in said
+    kept = compiled(tuned, "3.4.0", "--update-of", first.path, "--max-delta", "2.5KB", "--keep-runtime")
+    update = kept.report["update"]
+    assert kept.file("edgebuild-run") == first.file("edgebuild-run")
+    assert update["runtime"] == "kept"
+    assert "edgebuild-run" not in update["delta_files"]
+    assert sum(update["delta_files"].values()) < update["delta_bytes"] == delta_bytes(edgebuild, first, kept) <= 2500
+    roomy = compiled(tuned, "3.4.1", "--update-of", first.path, "--max-delta", "1MiB")
+    assert roomy.report["update"]["runtime"] == "new"
+    assert roomy.report["update"]["delta_files"]["edgebuild-run"] > 50_000
+
+
+def test_a_runtime_that_does_not_serve_is_not_kept(
+    refused: Callable[..., str], tuned: Any, with_another_runtime: Callable[[str], Release]
+) -> None:
+    first = with_another_runtime("echo error: plan.bin has format 9 >&2; exit 8")
+    said = refused(7, "--update-of", first.path, "--keep-runtime", given=tuned)
+    assert "--keep-runtime: with the runtime of 1.0.0" in said
+    assert "plan.bin has format 9" in said
+    assert "leave out --keep-runtime" in said
 
 
 @pytest.mark.parametrize("size", ["", "0KB", "100 KBs", "-5", "1e6", "kb"])
@@ -81,3 +141,4 @@ def test_sizes_that_are_none_are_refused(refused: Callable[..., str], old: Relea
 
 def test_a_budget_needs_a_base(refused: Callable[..., str]) -> None:
     assert "--max-delta needs the release that devices have" in refused(2, "--max-delta", "100KB")
+    assert "--keep-runtime needs the release that devices have" in refused(2, "--keep-runtime")

@@ -177,6 +177,19 @@ def test_another_network_is_refused(refused: Callable[..., str], old: Release) -
     assert "not the network" in said
 
 
+def test_another_interface_is_refused(
+    compiled: Callable[..., Release], refused: Callable[..., str], old: Release
+) -> None:
+    """Of a network in float32, too, whose values may all be others."""
+    floating = compiled(values(), "1.0.0f", "--float")
+    given = {name: value[:4] if name in ("w3", "b3") else value for name, value in values().items()}
+    for release, options in ((old, ()), (floating, ("--float",))):
+        graph = GRAPH.replace("float[1, 5] y", "float[1, 4] y")
+        said = refused(4, "--update-of", release.path, *options, graph=graph, given=given)
+        assert "its outputs were y float32 [1, 5], and are now y float32 [1, 4]" in said
+        assert "compile without --update-of" in said
+
+
 def test_a_basis_that_is_missing_or_wrong_is_refused(refused: Callable[..., str], old: Release) -> None:
     place = old.path.with_name("net-1.0.0-host.basis.zip")
     whole = place.read_bytes()

@@ -5,7 +5,7 @@ kinds, where there are labels; without labels `agreement`, else `cosine`. What a
 `label`, else its only integer scalar, else the argmax of its largest vector.
 """
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -41,6 +41,7 @@ __all__ = [
     "Batch",
     "Custom",
     "evaluate",
+    "evaluate_each",
     "graph",
     "interpreter",
     "interpreter_limit",
@@ -94,16 +95,28 @@ def evaluate(
     `metric` is a name of the recipe's [accept]; `own` is the function of a metric that the recipe brings. Raises
     RecipeError when the outputs are nothing that the metric is of, CalibrationError for wrong labels.
     """
+    return evaluate_each(float_model, [integer], data, metric, own)[0]
+
+
+def evaluate_each(
+    float_model: "onnx.ModelProto",
+    integers: Sequence[Batch],
+    data: Iterable[tuple[Arrays, Label]],
+    metric: str | None = None,
+    own: Custom | None = None,
+) -> list[Accuracy]:
+    """The same of several, for which the float graph, the slowest of them, runs once."""
     session = ort.session(float_model, "the float model")
     names = [output.name for output in float_model.graph.output]
-    tallies, fidelity = _Tallies(metric, own), Fidelity()
+    judges = [(integer, _Tallies(metric, own), Fidelity()) for integer in integers]
     for batch in _batches(data):
         samples = [sample for sample, _ in batch]
-        for (sample, label), got in zip(batch, integer(samples), strict=True):
-            wanted = dict(zip(names, session.run(None, sample), strict=True))
-            tallies.add(wanted, got, label)
-            fidelity.add(wanted, got)
-    return tallies.accuracy(fidelity)
+        wanted = [dict(zip(names, session.run(None, sample), strict=True)) for sample in samples]
+        for integer, tallies, fidelity in judges:
+            for one, (_, label), got in zip(wanted, batch, integer(samples), strict=True):
+                tallies.add(one, got, label)
+                fidelity.add(one, got)
+    return [tallies.accuracy(fidelity) for _, tallies, fidelity in judges]
 
 
 class _Tallies:
