@@ -15,9 +15,11 @@ from edgebuild.cli.common import (
     EXIT_CODES,
     CalibrationSet,
     Json,
+    MaxDelta,
     Samples,
     SignerCommand,
     app,
+    bytes_of,
     console,
     expired_parts,
     print_json,
@@ -122,6 +124,7 @@ def release(
             "not change stays the same bytes. Its .basis.zip must lie beside it.",
         ),
     ] = False,
+    max_delta: MaxDelta = None,
     commit: Annotated[
         str | None,
         typer.Option(
@@ -167,6 +170,7 @@ def release(
         trust_file=along,
         commit=commit,
         update=update,
+        max_delta=_max_delta(max_delta, update=update),
     )
     found = make.make(order, chosen_signer, trusted, _Progress(plain=not as_json))
     past = [f"{what}: devices do not install it" for what in expired_parts("the release", expires_on, trusted)]
@@ -175,6 +179,12 @@ def release(
         print_json(_as_json(found))
     else:
         _show(found)
+
+
+def _max_delta(size: str | None, *, update: bool) -> int | None:
+    if size is not None and not update:
+        raise UsageError("--max-delta: a part of an update needs a release that it updates", "add --update")
+    return None if size is None else bytes_of("--max-delta", size)
 
 
 def _targets(text: str) -> Any:

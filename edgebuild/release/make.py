@@ -31,7 +31,8 @@ from edgebuild.release.sbom import Subject
 class Order:
     """What is released. `previous`: folders with bundles of before; `release`: the counter, None for the next one.
 
-    `update`: keep the grid and the schedules of the newest release in `previous`, target by target.
+    `update`: keep the grid and the schedules of the newest release in `previous`, target by target;
+    `max_delta`: ship what fits into so many bytes of the delta from that one.
     `trust_file`: a trust file with roles that goes along, and its version. `commit`: the git commit that the recipe is.
     """
 
@@ -47,6 +48,7 @@ class Order:
     trust_file: tuple[bytes, int] | None = None
     commit: str | None = None
     update: bool = False
+    max_delta: int | None = None
 
 
 class Progress(Protocol):
@@ -85,6 +87,11 @@ def make(order: Order, signer: Signer, trusted: Trust, progress: Progress) -> Re
     """
     _check(order)
     found = scan(order.previous, order.name, trusted)
+    if order.max_delta is not None and not any(_updated(found, target.name) for target in order.targets):
+        raise UsageError(
+            "--max-delta: --previous has no release for these targets that a trusted key signed, so there is no delta",
+            "name the folder of the last release with --previous, or leave out --max-delta",
+        )
     counter = next_release(found, order.release, order.recipe.identity.release)
     went_in = inputs.of(order.recipe)
     with folder.staged(order.out) as stage:
@@ -165,12 +172,12 @@ class _Made:
         """The release whose grid is kept; one under an unknown key is not built on."""
         if not self.order.update:
             return None
-        for old in self.previous.of(target):
-            if old.trusted:
-                if old.basis.is_file():
-                    self.bases[old.id] = sha256(old.basis.read_bytes())
-                return pipeline.UpdateOf(old.path, self.counter)
-        return None
+        old = _updated(self.previous, target)
+        if old is None:
+            return None
+        if old.basis.is_file():
+            self.bases[old.id] = sha256(old.basis.read_bytes())
+        return pipeline.UpdateOf(old.path, self.counter, self.order.max_delta)
 
     def _deltas(self, target: str, new: bytes) -> Iterator[tuple[Delta, Old]]:
         """The deltas that are worth having, the smallest first."""
@@ -236,6 +243,7 @@ class _Made:
                 "expires": str(order.expires) if order.expires else None,
                 "samples": order.recipe.calibration.samples,
                 "update": order.update,
+                "maxDelta": order.max_delta,
                 "targets": [inputs.stated(target) for target in order.targets],
             },
             internal={"recipeDigest": went_in.recipe},
@@ -292,6 +300,8 @@ class _Made:
                     f"{recipe.name} has no {LOCK_FILE} for {target.name}: what this machine measured decided on "
                     f"precision; `edgebuild compile --target {target.name} --update-lock` keeps it"
                 )
+            if self.order.update and _updated(self.previous, target.name) is None:
+                yield f"--update: {target.name} has no release in --previous that a trusted key signed, and is new"
         if same := [old for old in self.previous.bases if old.version == self.order.version]:
             yield f"release {same[0].release} in --previous has the version {self.order.version}, too; raise --version"
         unknown = self.previous.unknown
@@ -308,6 +318,11 @@ class _Made:
                 known = any(self.previous.of(row.bundle.target))
                 why = "only releases under other keys, which `edgebuild sign` puts under yours" if known else "none"
                 yield f"--update: {row.bundle.target} has a grid of its own: --previous holds {why} of it"
+
+
+def _updated(previous: Previous, target: str) -> Old | None:
+    """The release that --update builds on: the newest that can be believed."""
+    return next((old for old in previous.of(target) if old.trusted), None)
 
 
 def _failed(failures: list[tuple[str, EdgebuildError]], count: int) -> EdgebuildError:

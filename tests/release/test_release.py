@@ -325,6 +325,37 @@ def test_an_update_keeps_the_grid(home: Home, tmp_path: Path) -> None:
     assert "dense-1.0.0-host.basis.zip is not beside it" in refused.err
 
 
+def test_a_budget_holds_for_each_delta(home: Home, tmp_path: Path) -> None:
+    recipe = write_recipe(tmp_path / "recipe", 0.5)
+    words = ("release", recipe, "--version", "1.1.0", "--json", "--made", "2026-02-28", "--update")
+    ran = home.run(
+        *words, "--targets", TARGETS, "--previous", home.first, "--max-delta", "700B", "--out", tmp_path / "a"
+    )
+    assert ran.code == 0, ran.err
+    for target in ("host", FAR):
+        (delta,) = (tmp_path / "a").glob(f"*{target}-from-*.edelta")
+        report = json.loads((tmp_path / "a" / f"dense-1.1.0-{target}.report.json").read_text())
+        assert delta.stat().st_size == report["update"]["delta_bytes"] <= report["update"]["max_delta"] == 700
+    ran = home.run(
+        *words, "--targets", TARGETS, "--previous", home.first, "--max-delta", "320B", "--out", tmp_path / "b"
+    )
+    assert ran.code == 7
+    assert "target host: --max-delta: nothing fits into 320 bytes" in ran.err
+    words = (*words, "--targets", "host", "--out", tmp_path / "c", "--max-delta", "1KB")
+    assert "--previous has no release" in (refused := home.run(*words)).err
+    assert (refused.code, (tmp_path / "c").exists()) == (2, False)
+    other = tmp_path / "d"
+    assert home.run(*words[:2], "--targets", "host", "--max-delta", "1KB", "--out", other).code == 2
+
+
+def test_a_target_that_update_finds_no_release_of_is_named(home: Home, tmp_path: Path) -> None:
+    words = ("--targets", "host,x86_64-generic", "--previous", home.first, "--version", "1.1.0", "--update", "--json")
+    ran = home.run("release", home.tuned, *words, "--out", tmp_path / "out")
+    assert ran.code == 0, ran.err
+    said = [one for one in ran.json["warnings"] if "--update: x86_64-generic has no release in --previous" in one]
+    assert len(said) == 1
+
+
 def git(folder: Path, *words: str) -> str:
     command = ["git", "-C", str(folder), "-c", "user.name=x", "-c", "user.email=x@example.org", *words]
     return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
