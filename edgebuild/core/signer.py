@@ -1,6 +1,7 @@
 """Who signs a manifest without showing us the key: a command, or somebody who did it elsewhere."""
 
 import shlex
+import shutil
 import subprocess
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -56,7 +57,9 @@ class CommandSigner:
     subject: Subject = MANIFEST
 
     def __post_init__(self) -> None:
-        self._words()  # a wrong one is refused before a long build
+        """A wrong one is refused before a long build."""
+        if shutil.which(self._words()[0]) is None:
+            raise self._not_run("No such file or directory")
 
     def sign(self, message: bytes, comment: str) -> bytes:  # noqa: ARG002 - a command writes its own
         output = self._output(message)
@@ -71,6 +74,11 @@ class CommandSigner:
             raise UsageError("--signer: no command", "e.g. --signer 'pkcs11-sign --slot 1'")
         return words
 
+    def _not_run(self, why: str) -> EnvironmentProblem:
+        return EnvironmentProblem(
+            f"--signer {self.command}: cannot be run: {why}", "name a program of this machine that may be executed"
+        )
+
     def _output(self, message: bytes) -> bytes:
         where = f"--signer {self.command}"
         try:
@@ -78,9 +86,7 @@ class CommandSigner:
         except subprocess.TimeoutExpired as error:
             raise EnvironmentProblem(f"{where}: no answer in {TIMEOUT_S:g} seconds", _FOUR_LINES) from error
         except OSError as error:
-            raise EnvironmentProblem(
-                f"{where}: cannot be run: {error.strerror}", "name a program of this machine"
-            ) from error
+            raise self._not_run(error.strerror or "") from error
         if done.returncode != 0:
             said = done.stderr.decode(errors="replace").strip().splitlines()
             raise EnvironmentProblem(

@@ -383,6 +383,16 @@ def test_a_commit_is_what_the_recipe_comes_from(home: Home, tmp_path: Path) -> N
     assert {"name": "source", "digest": {"gitCommit": head}} in dependencies
 
 
+def test_a_signer_that_is_not_there_is_refused_before_the_build(home: Home, tmp_path: Path) -> None:
+    words = ("--targets", "host", "--signer", "no-such-program --slot 1", "--trust", home.trust)
+    ran = home.run("release", home.recipe, *words, "--out", tmp_path / "out")
+    assert (ran.code, ran.out) == (9, "")
+    assert ran.err.startswith(
+        "error: --signer no-such-program --slot 1: cannot be run: No such file or directory\nhint"
+    )
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_signer_that_fails_at_the_end_leaves_nothing(home: Home, tmp_path: Path) -> None:
     """It signs the bundle and then no more: nothing appears, and what was staged is gone."""
     script, count = tmp_path / "sign.py", tmp_path / "count"
