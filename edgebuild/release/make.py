@@ -301,23 +301,16 @@ class _Made:
                     f"precision; `edgebuild compile --target {target.name} --update-lock` keeps it"
                 )
             if self.order.update and _updated(self.previous, target.name) is None:
-                yield f"--update: {target.name} has no release in --previous that a trusted key signed, and is new"
+                remedy = "; `edgebuild sign` puts those that are yours under the new key"
+                yield (
+                    f"--update: {target.name} has no release in --previous that a trusted key signed, and is new"
+                    f"{remedy if any(self.previous.of(target.name)) else ''}"
+                )
         if same := [old for old in self.previous.bases if old.version == self.order.version]:
             yield f"release {same[0].release} in --previous has the version {self.order.version}, too; raise --version"
-        unknown = self.previous.unknown
-        for key in dict.fromkeys(old.key for old in unknown):
-            files = ", ".join(old.path.name for old in unknown if old.key == key)
+        for key in dict.fromkeys(old.key for old in self.previous.unknown):
+            files = ", ".join(old.path.name for old in self.previous.unknown if old.key == key)
             yield f"signed by key {key}, which is not trusted here: {files}; deltas start from them, and no more"
-        if self.order.update:
-            yield from self._not_updates()
-
-    def _not_updates(self) -> Iterator[str]:
-        """--update was asked for, and there was nothing to build on."""
-        for row in self.rows:
-            if row.report.get("update") is None:
-                known = any(self.previous.of(row.bundle.target))
-                why = "only releases under other keys, which `edgebuild sign` puts under yours" if known else "none"
-                yield f"--update: {row.bundle.target} has a grid of its own: --previous holds {why} of it"
 
 
 def _updated(previous: Previous, target: str) -> Old | None:
