@@ -19,7 +19,8 @@
 
 #include "clock.h"
 
-#define HEAD_MAX ((size_t)8 << 10)       /* of a response */
+#define HEAD_MAX ((size_t)8 << 10) /* of a response */
+#define HEADS_MAX 8
 #define DISCARD_MAX ((uint64_t)64 << 10) /* so much is read and dropped rather than asked for anew */
 #define LEAST_PER_S 64u                  /* a line that gives less is as good as none: the store is locked for it */
 #define PORT "80"
@@ -257,6 +258,7 @@ static bool parse_url(const char *url, struct address *address) {
     memcpy(address->port, colon + 1, (size_t)(end - colon - 1));
     address->port[end - colon - 1] = 0;
     if (strspn(address->port, "0123456789") != strlen(address->port)) return false;
+    if (atoi(address->port) < 1 || atoi(address->port) > 65535) return false;
   } else {
     memcpy(address->port, port, strlen(port) + 1);
   }
@@ -265,7 +267,7 @@ static bool parse_url(const char *url, struct address *address) {
   address->host[length] = 0;
   snprintf(address->path, sizeof address->path, "%s", path ? path : "/");
   for (const char *at = address->path; *at; at++) {
-    if (*at <= 0x20 || *at > 0x7e) return false; /* nothing that would end the request's line */
+    if (*at <= 0x20 || *at > 0x7e || *at == '#') return false; /* nothing that would end the request's line */
   }
   return true;
 }
@@ -346,6 +348,12 @@ static ssize_t receive(struct eb_remote *remote) {
   }
 }
 
+/* The bytes from `begin` on without what is between the chunks. */
+static void unchunk(struct eb_remote *remote) {
+  remote->end =
+      remote->begin + eb_chunks_take(&remote->chunks, remote->buffer + remote->begin, remote->end - remote->begin);
+}
+
 /* The value of a field, or NULL. `head` ends with NUL, its lines with CRLF. */
 static const char *field(const char *head, const char *name) {
   size_t length = strlen(name);
@@ -365,6 +373,14 @@ static bool number_of(const char *text, uint64_t *number) {
   return errno == 0;
 }
 
+/* Whether that is all of a field's value. */
+static bool is_word(const char *value, const char *word) {
+  size_t length = strlen(word);
+  if (strncasecmp(value, word, length) != 0) return false;
+  value += length;
+  return starts_with(value + strspn(value, " \t"), "\r\n");
+}
+
 /* 206: the range must start where it was asked to; 200: from the start, so that what is there already is passed over.
  */
 static enum outcome take_body(struct eb_remote *remote, const char *head, int code) {
@@ -374,12 +390,19 @@ static enum outcome take_body(struct eb_remote *remote, const char *head, int co
       (!range || !starts_with(range, "bytes ") || !number_of(range + 6, &start) || start != remote->at)) {
     return never(remote, "the server does not keep to RFC 9110", "it answered with another range");
   }
-  if (field(head, "Transfer-Encoding") || field(head, "Content-Encoding")) {
+  const char *transfer = field(head, "Transfer-Encoding"), *content = field(head, "Content-Encoding");
+  remote->chunked = transfer && is_word(transfer, "chunked");
+  if ((transfer && !remote->chunked) || (content && !is_word(content, "identity"))) {
     return never(remote, "let the server send files as they are", "it sends the file encoded");
   }
-  if (!number_of(field(head, "Content-Length"), &remote->left)) remote->left = EB_REMOTE_SIZE_ANY;
+  if (remote->chunked || !number_of(field(head, "Content-Length"), &remote->left)) remote->left = EB_REMOTE_SIZE_ANY;
   remote->drop = code == 200 ? remote->at : 0;
+  eb_chunks_open(&remote->chunks);
+  if (remote->chunked) unchunk(remote);
+  /* A server may give a part of what was asked for: the rest is asked for then. */
   uint64_t total = remote->left == EB_REMOTE_SIZE_ANY ? remote->size : start + remote->left;
+  const char *whole = range ? strchr(range, '/') : NULL;
+  if (code == 206 && whole) number_of(whole + 1, &total);
   if (remote->size != EB_REMOTE_SIZE_ANY && total != remote->size) {
     return never(remote, "publish the release's folder again, whole", "it has %llu bytes and should have %llu",
                  (unsigned long long)total, (unsigned long long)remote->size);
@@ -387,22 +410,34 @@ static enum outcome take_body(struct eb_remote *remote, const char *head, int co
   return DONE;
 }
 
-static enum outcome read_head(struct eb_remote *remote) {
-  char head[HEAD_MAX + 1];
-  const uint8_t *end = NULL;
-  while (!end) {
+/* The next head into `head`, as text, and what follows it to the front of the buffer. */
+static enum outcome next_head(struct eb_remote *remote, char head[HEAD_MAX + 1], int *code) {
+  const uint8_t *end;
+  while (!(end = memmem(remote->buffer, remote->end < HEAD_MAX ? remote->end : HEAD_MAX, "\r\n\r\n", 4))) {
     if (remote->end >= HEAD_MAX) return again(remote, "its answer is no HTTP");
     ssize_t got = receive(remote);
     if (got <= 0) return again(remote, "%s", got ? strerror((int)-got) : "the connection was closed");
-    end = memmem(remote->buffer, remote->end < HEAD_MAX ? remote->end : HEAD_MAX, "\r\n\r\n", 4);
   }
   size_t size = (size_t)(end - remote->buffer) + 2;
   memcpy(head, remote->buffer, size);
   head[size] = 0;
-  remote->begin = size + 2;
+  remote->end -= size + 2;
+  memmove(remote->buffer, remote->buffer + size + 2, remote->end);
   if (!starts_with(head, "HTTP/1.") || strlen(head) != size || head[8] != ' ')
     return again(remote, "its answer is no HTTP");
-  int code = atoi(head + 9);
+  *code = atoi(head + 9);
+  return DONE;
+}
+
+static enum outcome read_head(struct eb_remote *remote) {
+  char head[HEAD_MAX + 1];
+  int code = 100;
+  /* What is only said by the way (100 Continue, 103 Early Hints) comes in front of the answer. */
+  for (int heads = 0; code / 100 == 1 && code != 101; heads++) {
+    if (heads == HEADS_MAX) return again(remote, "its answer is no HTTP");
+    enum outcome outcome = next_head(remote, head, &code);
+    if (outcome != DONE) return outcome;
+  }
   if (code == 200 || code == 206) return take_body(remote, head, code);
   return refused(remote, code);
 }
@@ -414,11 +449,12 @@ static enum outcome open_http(struct eb_remote *remote) {
   if (!parse_url(url, &address)) return never(remote, "http://HOST[:PORT]/FOLDER", "this is no URL of a folder");
   enum outcome outcome = connect_to(remote, &address);
   if (outcome != DONE) return outcome;
+  bool usual_port = strcmp(address.port, PORT) == 0, brackets = strchr(address.host, ':') != NULL;
   snprintf(request, sizeof request,
-           "GET %s HTTP/1.1\r\nHost: %s%s%s\r\nUser-Agent: edgebuild-run\r\nAccept-Encoding: identity\r\n"
+           "GET %s HTTP/1.1\r\nHost: %s%s%s%s%s\r\nUser-Agent: edgebuild-run\r\nAccept-Encoding: identity\r\n"
            "Range: bytes=%llu-\r\nConnection: close\r\n\r\n",
-           address.path, address.host, strcmp(address.port, PORT) == 0 ? "" : ":",
-           strcmp(address.port, PORT) == 0 ? "" : address.port, (unsigned long long)remote->at);
+           address.path, brackets ? "[" : "", address.host, brackets ? "]" : "", usual_port ? "" : ":",
+           usual_port ? "" : address.port, (unsigned long long)remote->at);
   if (!send_all(remote, request)) return again(remote, "%s", strerror(errno));
   return read_head(remote);
 }
@@ -426,6 +462,7 @@ static enum outcome open_http(struct eb_remote *remote) {
 static enum outcome connect_once(struct eb_remote *remote) {
   remote->begin = remote->end = 0;
   remote->drop = 0;
+  remote->chunked = false;
   remote->watched_ms = eb_clock_ms();
   remote->watched = 0;
   remote->connections++;
@@ -445,17 +482,26 @@ static void pause_before(struct eb_remote *remote) {
 
 /* Bytes of the connection's body into the buffer; DONE with none is its end. */
 static enum outcome more(struct eb_remote *remote) {
-  if (remote->begin < remote->end) return DONE;
+  bool ended = remote->chunked && remote->chunks.state == EB_CHUNK_END;
+  ssize_t got = 0;
+  if (remote->begin < remote->end && remote->left) return DONE;
   remote->begin = remote->end = 0;
-  if (remote->left == 0) return DONE;
-  ssize_t got = receive(remote);
+  while (!ended && remote->left && remote->end == 0) {
+    got = receive(remote);
+    if (got <= 0) break;
+    if (remote->chunked) unchunk(remote);
+    if (remote->chunked && remote->chunks.state == EB_CHUNK_BAD) return again(remote, "its chunks are none");
+    ended = remote->chunked && remote->chunks.state == EB_CHUNK_END;
+  }
   if (got < 0) return again(remote, "%s", strerror((int)-got));
-  if (got > 0) return DONE;
+  if (remote->end) return DONE;
   if (remote->child) {
     enum outcome outcome = end_of_curl(remote);
     if (outcome != DONE) return outcome;
   }
-  bool cut = remote->size != EB_REMOTE_SIZE_ANY ? remote->at < remote->size : remote->left != EB_REMOTE_SIZE_ANY;
+  bool cut = remote->size != EB_REMOTE_SIZE_ANY ? remote->at < remote->size
+             : remote->chunked                  ? !ended
+                                                : remote->left != EB_REMOTE_SIZE_ANY && remote->left != 0;
   return !cut              ? DONE
          : is_http(remote) ? again(remote, "the connection was closed too early")
                            : never(remote, "publish the release's folder again, whole", "it is too short");

@@ -6,6 +6,7 @@
 #ifndef EB_REMOTE_H
 #define EB_REMOTE_H
 
+#include "chunks.h"
 #include "status.h"
 
 #define EB_REMOTE_URL_MAX 1024u
@@ -30,15 +31,17 @@ struct eb_remote {
   int child;      /* curl's process; 0: none */
   int said;       /* what it says at its end: the status code; -1: none */
   uint64_t left;  /* of the body; EB_REMOTE_SIZE_ANY: up to the connection's end */
-  uint64_t drop;  /* bytes in front of `at` that come all the same: the server knows no ranges */
-  bool whole;     /* it told so */
+  bool chunked;   /* the body is, and ends when `chunks` says so */
+  struct eb_chunks chunks;
+  uint64_t drop; /* bytes in front of `at` that come all the same: the server knows no ranges */
+  bool whole;    /* it told so */
   size_t begin, end;
   uint32_t failures;
-  bool lasting;         /* the last one would come again */
-  uint64_t arrived;     /* bytes since the last one */
-  uint64_t watched_ms;  /* since when it is watched how fast the line is, */
-  uint64_t watched;     /* and what came since then */
-  uint64_t fetched; /* bytes of bodies, in all */
+  bool lasting;        /* the last one would come again */
+  uint64_t arrived;    /* bytes since the last one */
+  uint64_t watched_ms; /* since when it is watched how fast the line is, */
+  uint64_t watched;    /* and what came since then */
+  uint64_t fetched;    /* bytes of bodies, in all */
   uint32_t connections;
   eb_error error; /* of a read that failed; the feed gives -EIO then */
   uint8_t buffer[16 << 10];

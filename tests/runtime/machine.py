@@ -9,7 +9,7 @@ from pathlib import Path
 import tiny
 
 HOST = platform.machine()
-FUZZERS = ("manifest", "minisign", "trust", "bundle", "delta", "index", "state", "plan", "npy", "y4m")
+FUZZERS = ("manifest", "minisign", "trust", "bundle", "delta", "index", "chunks", "state", "plan", "npy", "y4m")
 QEMU_AARCH64 = ("qemu-aarch64", "-L", "/usr/aarch64-linux-gnu")
 QEMU_RISCV64 = ("qemu-riscv64", "-L", "/usr/riscv64-linux-gnu")
 

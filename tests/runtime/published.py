@@ -2,9 +2,10 @@
 
 import hashlib
 import json
+import socket
 import ssl
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -12,6 +13,8 @@ from pathlib import Path
 from typing import Any
 
 import tiny
+
+Answer = Callable[[socket.socket, str], None]
 
 
 def manifest_id(bundle: bytes) -> str:
@@ -115,3 +118,32 @@ def served(folder: Path, certificate: Path | None = None) -> Iterator[Server]:
         http.shutdown()
         http.server_close()
         thread.join()
+
+
+@contextmanager
+def listening(answer: Answer, host: str = "127.0.0.1", *, heads: bool = False) -> Iterator[str]:
+    """The URL of a server that reads a request and then does as it likes with the connection. It is told the file's
+    name, or with `heads` the whole request.
+    """
+
+    def serve(connection: socket.socket) -> None:
+        with connection:
+            request = connection.recv(4096).decode()
+            try:
+                answer(connection, request if heads else request.split(" ")[1].rsplit("/")[-1])
+            except OSError:
+                return  # the device has hung up
+
+    def accept() -> None:
+        while True:
+            try:
+                connection, _ = listener.accept()
+            except OSError:
+                return
+            threading.Thread(target=serve, args=(connection,), daemon=True).start()
+
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.create_server((host, 0), family=family) as listener:
+        threading.Thread(target=accept, daemon=True).start()
+        name = f"[{host}]" if ":" in host else host
+        yield f"http://{name}:{listener.getsockname()[1]}"

@@ -7,15 +7,13 @@ import random
 import resource
 import signal
 import socket
-import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 import tiny
-from published import Server, publish, served
+from published import Server, listening, publish, served
 from roles import RELEASES, Roles
 from store import SCRIPT, Release, Store, gives_results, identity
 
@@ -24,7 +22,6 @@ from edgebuild.pipeline.delta import make_delta
 
 OK, INPUT, REFUSED, CHECK, UNSUPPORTED, IO, MEMORY = range(7)
 CRASH = SCRIPT + b"kill -SEGV $$\n"
-Answer = Callable[[socket.socket, str], None]
 
 
 @pytest.fixture
@@ -51,31 +48,6 @@ def wrong_golden() -> dict[str, bytes]:
 
 
 # The line
-
-
-@contextmanager
-def listening(answer: Answer) -> Iterator[str]:
-    """The URL of a server that reads a request and then does as it likes with the connection."""
-
-    def serve(connection: socket.socket) -> None:
-        with connection:
-            request = connection.recv(4096).decode()
-            try:
-                answer(connection, request.split(" ")[1].rsplit("/")[-1])
-            except OSError:
-                return  # the device has hung up
-
-    def accept() -> None:
-        while True:
-            try:
-                connection, _ = listener.accept()
-            except OSError:
-                return
-            threading.Thread(target=serve, args=(connection,), daemon=True).start()
-
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        threading.Thread(target=accept, daemon=True).start()
-        yield f"http://127.0.0.1:{listener.getsockname()[1]}"
 
 
 @pytest.mark.parametrize("size", [8000, 8180, 8192, 8200, 12_000, 16_000, 16_384, 40_000])
