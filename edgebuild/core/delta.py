@@ -12,6 +12,8 @@ MAGIC = b"EBD1"
 SAME, RAW, ZSTD, ZSTD_OLD, WEIGHTS, PATCH = range(6)
 CODECS = ("same", "raw", "zstd", "zstd-old", "weights", "patch")
 PREFIX_MAX = 1 << 20
+PLANS_MAX = 1 << 20
+"""Bytes of the plan.bin of both releases, or of the one where they are the same, that the codec of weights is given."""
 WINDOW_LOG = 21
 _HEAD = struct.Struct("<4s32sHHI")
 _HEAD_MAX = 80 << 10

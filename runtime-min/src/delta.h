@@ -10,7 +10,7 @@
 #define EB_DELTA_MAGIC "EBD1"
 #define EB_DELTA_BUFFER ((size_t)32 << 10)
 #define EB_DELTA_PREFIX_MAX ((uint64_t)1 << 20) /* an old file that zstd looks back into */
-#define EB_DELTA_PLAN_MAX ((uint64_t)16 << 20)
+#define EB_DELTA_PLANS_MAX ((uint64_t)1 << 20)  /* of both releases, or of the one where they are the same */
 
 enum eb_codec { EB_CODEC_SAME, EB_CODEC_RAW, EB_CODEC_ZSTD, EB_CODEC_ZSTD_OLD, EB_CODEC_WEIGHTS, EB_CODEC_PATCH };
 

@@ -87,19 +87,28 @@ static eb_status open_blob(const struct update *update, const struct eb_file *fi
   return eb_fail(error, EB_REFUSED, whole, "the store has lost its %s", file->path);
 }
 
-static eb_status read_plan(const struct update *update, const struct eb_manifest *manifest, struct plan *plan,
+static eb_status read_plan(const struct update *update, const struct eb_file *file, struct plan *plan,
                            eb_error *error) {
-  const struct eb_file *file = eb_manifest_file(manifest, "plan.bin");
   int fd = NO_FILE;
-  if (plan->memory.base) return EB_OK;
-  if (!file || file->size > EB_DELTA_PLAN_MAX)
-    return eb_fail(error, EB_REFUSED, whole, "plan.bin is too large for a delta");
   eb_status status = open_blob(update, file, &fd, error);
   if (!status) status = eb_arena_open(&plan->memory, file->size, error);
   eb_feed feed = eb_feed_of_fd(fd);
   if (!status) status = eb_feed_all(&feed, plan->memory.base, file->size, error);
   plan->bytes = (eb_bytes){plan->memory.base, file->size};
   if (fd >= 0) close(fd);
+  return status;
+}
+
+/* Both plans; where they are the same, once. */
+static eb_status read_plans(struct update *update, eb_error *error) {
+  const struct eb_file *new_file = eb_manifest_file(&update->install->head->manifest, "plan.bin");
+  const struct eb_file *old_file = eb_manifest_file(&update->base->manifest, "plan.bin");
+  bool same = new_file && old_file && memcmp(new_file->sha256, old_file->sha256, EB_SHA256_BYTES) == 0;
+  if (!new_file || !old_file || new_file->size + (same ? 0 : old_file->size) > EB_DELTA_PLANS_MAX)
+    return eb_fail(error, EB_REFUSED, whole, "plan.bin is too large for a delta");
+  eb_status status = read_plan(update, new_file, &update->plan, error);
+  if (!status && !same) status = read_plan(update, old_file, &update->old_plan, error);
+  if (same) update->old_plan.bytes = update->plan.bytes;
   return status;
 }
 
@@ -114,8 +123,7 @@ static eb_status decode(struct update *update, enum eb_codec codec, const struct
   eb_status status = old ? open_blob(update, old, &update->old, error) : EB_OK;
   if (old) made.old_size = old->size;
   if (!status && codec == EB_CODEC_WEIGHTS) {
-    status = read_plan(update, &update->install->head->manifest, &update->plan, error);
-    if (!status) status = read_plan(update, &update->base->manifest, &update->old_plan, error);
+    if (!update->plan.memory.base) status = read_plans(update, error);
     made.plan = update->plan.bytes;
     made.old_plan = update->old_plan.bytes;
   }

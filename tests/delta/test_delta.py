@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from delta.releases import KEY, files, release, weights
+from delta.releases import KEY, files, plan, release, weights
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -43,6 +43,14 @@ def test_small_changes_of_weights_are_coded_as_such() -> None:
     assert found.pop("weights.bin") == "weights"
     assert set(found.values()) == {"same"}
     assert len(make_delta(OLD, new).data) < 600
+
+
+def test_plans_that_a_device_has_no_room_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The weights are coded without them then."""
+    monkeypatch.setattr("edgebuild.stages.delta.PLANS_MAX", len(plan()))
+    assert chosen(updated(nudge))["weights.bin"] == "weights"
+    monkeypatch.setattr("edgebuild.stages.delta.PLANS_MAX", len(plan()) - 1)
+    assert chosen(updated(nudge))["weights.bin"] != "weights"
 
 
 def test_nothing_but_the_manifest() -> None:

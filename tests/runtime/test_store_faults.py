@@ -7,6 +7,7 @@ import os
 import resource
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,6 +17,8 @@ import pytest
 import tiny
 from store import SCRIPT, Release, Store, gives_results, identity
 from tracing import can_trace
+
+from edgebuild.pipeline.delta import make_delta
 
 OK, INPUT, REFUSED, CHECK, UNSUPPORTED, IO = range(6)
 BLOCK = 512
@@ -395,3 +398,46 @@ def test_memory_of_an_installation(fast: Store, large: Release, weights: bytes) 
     (peak,) = (int(line.split()[1]) * 1024 for line in status.splitlines() if line.startswith("VmHWM"))
     print(f"{peak} bytes while installing {len(data)} bytes")  # noqa: T201
     assert peak < 4_000_000
+
+
+def planned(make: Release, number: int, ops: int) -> bytes:
+    """A release of 6,016 weights, of which few change from one to the next, with a plan of so many operators."""
+    table = np.frombuffer(tiny.table().tobytes() + np.random.default_rng(3).bytes(6016 - 256), np.uint8).copy()
+    table[300::9] ^= number - 1
+    return make(number, weights=table.tobytes(), plan=tiny.plan_bin(weights=6016, table_bytes=6016, more_ops=ops))
+
+
+def delta_of_weights(old: bytes, new: bytes) -> bytes:
+    made = make_delta(old, new)
+    assert {row.path: row.codec for row in made.rows}["weights.bin"] == "weights"
+    return made.data
+
+
+@pytest.mark.parametrize("ops", [(12_000, 12_001), (25_000, 25_000)])
+def test_memory_of_a_delta_with_large_plans(fast: Store, make: Release, ops: tuple[int, int]) -> None:
+    """Two plans of half a megabyte each, or one of a whole: they are in memory, and no more than SPEC 12 says."""
+    old, new = (planned(make, number, count) for number, count in zip((1, 2), ops, strict=True))
+    fast.install(old)
+    script = (
+        "import resource, subprocess, sys\n"
+        "done = subprocess.run(sys.argv[1:], capture_output=True)\n"
+        "print(done.returncode, resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)\n"
+    )
+    command = fast.command("install", fast.write("d.edelta", delta_of_weights(old, new)))
+    done = subprocess.run([sys.executable, "-c", script, *command], capture_output=True, text=True, check=True)
+    code, peak = map(int, done.stdout.split())
+    print(f"{peak} KiB at most while a delta is applied, and its canary runs")  # noqa: T201
+    assert code == OK
+    assert peak < 16 << 10
+
+
+def test_plans_that_are_too_large_for_a_delta(store: Store, make: Release, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever made it did not keep to the page; the whole bundle is what is left."""
+    monkeypatch.setattr("edgebuild.stages.delta.PLANS_MAX", 1 << 30)
+    old, new = (planned(make, number, 27_000) for number in (1, 2))
+    store.install(old)
+    before = store.status()
+    done = store.run("install", store.write("d.edelta", delta_of_weights(old, new)))
+    assert done.returncode == REFUSED
+    assert "plan.bin is too large for a delta" in done.stderr
+    assert store.status() == before

@@ -109,14 +109,20 @@ def _op(name: str, kernel: int, first: int, count: int, work: int, grain: int) -
 
 
 def plan_bin(
-    *, arena: int = 1024, grain: int = 8, more_ops: int = 0, weights: int = 256, table_input: bool = False
+    *,
+    arena: int = 1024,
+    grain: int = 8,
+    more_ops: int = 0,
+    weights: int = 256,
+    table_input: bool = False,
+    table_bytes: int = 256,
 ) -> bytes:
     """SPEC 5. `more_ops` operators that look up a single byte come behind the others; `table_input`: the table is the
-    second input.
+    second input; `table_bytes`: it has more than are looked up.
     """
     tensors = [
         _tensor("frame", U8, ARENA, (H, W, 3), 0, N),
-        _tensor("table", U8, ARENA if table_input else WEIGHTS, (256,), 576 if table_input else 0, 256),
+        _tensor("table", U8, ARENA if table_input else WEIGHTS, (table_bytes,), 576 if table_input else 0, table_bytes),
         _tensor("pixels", U8, ARENA, (H, W, 3), 192, N),
         _tensor("total", I32, ARENA, (), 384, 4),
         _tensor("mean", F32, ARENA, (), 448, 4),
@@ -143,6 +149,11 @@ class Key:
     @classmethod
     def new(cls, seed: int) -> "Key":
         return cls(struct.pack("<Q", 0x1122334455667788 + seed), SigningKey(bytes([seed]) * 32))
+
+    @property
+    def id(self) -> str:
+        """As minisign prints it."""
+        return self.key_id[::-1].hex().upper()
 
     @property
     def public(self) -> str:

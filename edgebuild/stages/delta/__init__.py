@@ -9,6 +9,7 @@ from edgebuild.core.coded import Codecs, Old
 from edgebuild.core.delta import (
     CODECS,
     PATCH,
+    PLANS_MAX,
     PREFIX_MAX,
     RAW,
     SAME,
@@ -157,8 +158,9 @@ def _candidates(before: _Release, after: _Release, path: str, new: bytes, codecs
 
 
 def _same_layout(before: _Release, after: _Release) -> bool:
-    """Whether weights.bin holds the same tensors at the same places."""
-    return _layout(before) == _layout(after)
+    """Whether weights.bin holds the same tensors at the same places, and a device has room for what says so."""
+    plans = {before.file("plan.bin") or b"", after.file("plan.bin") or b""}
+    return sum(map(len, plans)) <= PLANS_MAX and _layout(before) == _layout(after)
 
 
 def _layout(release: _Release) -> tuple[object, ...]:
