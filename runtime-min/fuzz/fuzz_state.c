@@ -1,8 +1,10 @@
-/* What a store holds in text: a byte that is 0 and a state, or another one and the head of a release. */
+/* What a store holds in text: a byte that is 0 and a state, 1 and a time floor, or another one and the head of a
+ * release.
+ */
 #include <stdlib.h>
 #include <string.h>
 
-#include "state.h"
+#include "keys.h"
 
 static ssize_t read_bytes(void *context, void *data, size_t size) {
   eb_bytes *left = context;
@@ -17,7 +19,7 @@ static void change_state(struct eb_state *state) {
   static const char other[] = "0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef";
   char text[EB_STATE_BYTES_MAX];
   struct eb_state again;
-  if (!eb_state_is_bad(state, other)) eb_state_install(state, other, 7);
+  if (!eb_state_is_bad(state, other)) eb_state_install(state, other, 7, "0123456789ABCDEF");
   if (state->previous[0]) eb_state_roll_back(state, state->confirmed);
   eb_bytes bytes = {text, eb_state_text(state, text)};
   if (eb_state_parse(bytes, "fuzz", &again, NULL)) abort();
@@ -31,6 +33,13 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
   if (data[0] == 0) {
     struct eb_state state;
     if (eb_state_parse(bytes, "fuzz", &state, &error) == EB_OK) change_state(&state);
+    return 0;
+  }
+  if (data[0] == 1) {
+    struct eb_floor floor;
+    char text[256] = "";
+    if (bytes.size < sizeof text) memcpy(text, bytes.data, bytes.size);
+    if (bytes.size < sizeof text) eb_floor_parse(text, bytes.size, &floor);
     return 0;
   }
   eb_feed feed = {.read = read_bytes, .context = &bytes};

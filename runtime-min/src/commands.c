@@ -285,10 +285,10 @@ static eb_status check_wanted(const struct eb_commands *commands, const struct o
 
 /* The time floor, where there is one. */
 static void print_floor(const struct eb_commands *commands, const struct opened *opened) {
-  uint32_t floor;
+  struct eb_floor floor;
   char date[11];
-  bool known = eb_keys_floor(&opened->store, &floor, NULL) == EB_OK && floor;
-  if (known) eb_date_text(floor, date);
+  bool known = eb_keys_floor(&opened->store, &floor, NULL) == EB_OK && floor.date;
+  if (known) eb_date_text(floor.date, date);
   if (commands->options->json) {
     eb_json_print(commands->out, ",\"time_floor\":%s%s%s", known ? "\"" : "null", known ? date : "", known ? "\"" : "");
   } else if (known) {

@@ -20,6 +20,8 @@ struct work {
   size_t text_size;
   struct eb_state state;
   bool found;
+  eb_status unnamed; /* what is wrong with the name of the index */
+  eb_error why;
   bool not_kept; /* a trust file that was taken, by the store */
 };
 
@@ -28,8 +30,8 @@ static eb_status read_file(struct work *work, const char *name, void *buffer, si
   bool found;
   eb_status status = eb_remote_read(work->remote, name, buffer, limit, size, &found, error);
   if (status || found) return status;
-  return eb_fail(error, EB_IO, "name the folder that edgebuild release wrote", "%.200s has no %s", work->follow->base,
-                 name);
+  return eb_fail(error, EB_IO, "name the folder that edgebuild release wrote, and publish it whole", "%.200s has no %s",
+                 work->follow->base, name);
 }
 
 /* Nothing of the index is looked at before its signature holds. */
@@ -49,13 +51,9 @@ static eb_status read_verified(struct work *work, eb_error *error) {
 
 /* The trust file beside the index: the one way to learn of a release key that the device does not know yet. */
 static eb_status take_trust(struct work *work, eb_error *error) {
-  bool found;
   eb_bytes file = {work->trust, 0};
-  eb_status status = eb_remote_read(work->remote, TRUST, work->trust, EB_TRUST_BYTES_MAX, &file.size, &found, error);
+  eb_status status = read_file(work, TRUST, work->trust, EB_TRUST_BYTES_MAX, &file.size, error);
   if (status) return status;
-  if (!found)
-    return eb_fail(error, EB_IO, "publish the release's folder again, whole", "%.200s has no %s", work->follow->base,
-                   TRUST);
   status = eb_keys_follow(work->install->store, work->install->keys, file, error);
   work->not_kept = status == EB_IO;
   return status;
@@ -92,32 +90,38 @@ static eb_status check_index(struct work *work, eb_error *error) {
     if (status) return status;
     work->follow->new_trust = true;
   }
-  return eb_keys_expiry(install->store, install->keys, INDEX, index->made, index->expires, error);
+  struct eb_dated dated = {index->name, index->release, index->made, index->expires, ""};
+  return eb_keys_expiry(install->store, install->keys, INDEX, &dated, error);
+}
+
+/* What the target is follows from what is installed under the index's name. */
+static const char *target_of(void *context, const char *name) {
+  struct work *work = context;
+  const struct eb_follow *follow = work->follow;
+  if (follow->name && strcmp(name, follow->name) != 0) {
+    work->unnamed = eb_fail(&work->why, EB_REFUSED, "name the folder of that function's releases",
+                            "%.200s has releases of %s, not of %s", follow->base, name, follow->name);
+    return NULL;
+  }
+  work->unnamed = eb_store_state(work->install->store, name, &work->state, &work->found, &work->why);
+  if (work->unnamed) return NULL;
+  const char *target = work->found ? work->state.target : follow->target;
+  if (!target) {
+    work->unnamed = eb_fail(&work->why, EB_INPUT, "say for which kind of device the first time: --target NAME",
+                            "nothing is installed as %s yet", name);
+  }
+  return target;
 }
 
 static eb_status read_index(struct work *work, eb_error *error) {
   eb_status status = read_trusted(work, error);
-  eb_bytes text = {work->text, work->text_size};
-  /* Once for the name, and once more for the target of what is installed under it. */
-  if (!status) status = eb_index_parse(text, "", work->index, error);
-  if (!status && work->follow->name && strcmp(work->index->name, work->follow->name) != 0) {
-    status = eb_fail(error, EB_REFUSED, "name the folder of that function's releases",
-                     "%.200s has releases of %s, not of %s", work->follow->base, work->index->name, work->follow->name);
-  }
-  if (!status) {
-    status = eb_store_state(work->install->store, work->index->name, &work->state, &work->found, error);
-  }
-  if (status) return status;
-  const char *target = work->found ? work->state.target : work->follow->target;
-  if (!target) {
-    return eb_fail(error, EB_INPUT, "say for which kind of device the first time: --target NAME",
-                   "nothing is installed as %s yet", work->index->name);
-  }
-  status = eb_index_parse(text, target, work->index, error);
+  if (!status) status = eb_index_parse((eb_bytes){work->text, work->text_size}, target_of, work, work->index, error);
+  if (!status && work->unnamed) return *error = work->why, work->unnamed;
   if (!status) status = check_index(work, error);
   if (status || work->index->has_bundle) return status;
   return eb_fail(error, EB_REFUSED, "edgebuild release --targets makes bundles for more kinds of devices",
-                 "release %s of %s has no bundle for %s", work->index->version, work->index->name, target);
+                 "release %s of %s has no bundle for %s", work->index->version, work->index->name,
+                 work->found ? work->state.target : work->follow->target);
 }
 
 static const struct eb_index_delta *find_delta(const struct work *work) {
@@ -227,12 +231,9 @@ static eb_status install(struct work *work, eb_error *error) {
 /* Whether the store has lost something of the release `id`. It takes long to see: only one that crashes is asked. */
 static bool is_damaged(const struct work *work, const char *id) {
   struct eb_head *head = work->install->head;
-  bool holds = true;
+  bool holds;
   if (eb_store_head(work->install->store, id, head, NULL) || eb_head_parse(head, NULL)) return true;
-  for (uint32_t i = 0; holds && i < head->manifest.file_count; i++) {
-    if (eb_store_holds(work->install->store, &head->manifest.file[i], &holds, NULL)) return true;
-  }
-  return !holds;
+  return eb_store_holds_all(work->install->store, &head->manifest, &holds, NULL) || !holds;
 }
 
 static eb_status run(struct work *work, eb_error *error) {
@@ -244,7 +245,8 @@ static eb_status run(struct work *work, eb_error *error) {
   work->follow->up_to_date = current && !(work->state.crashes && is_damaged(work, id));
   if (work->follow->up_to_date) return eb_install_settle(work->install, error);
   struct eb_named_release release = {work->index->name, work->state.target, id, work->index->release};
-  if (work->found && !current) status = eb_install_allows(&work->state, &release, error);
+  eb_keys_forget(work->install->keys, &work->state);
+  if (!current) status = eb_install_allows(&work->state, &release, error);
   work->install->named = id;
   return status ? status : install(work, error);
 }

@@ -208,7 +208,7 @@ static void read_bundle(struct scan *scan, const char *target, struct eb_index *
   expect_key(scan, "deltas");
   read_deltas(scan, &found);
   expect(scan, '}');
-  if (strcmp(text, target) != 0) return;
+  if (!target || strcmp(text, target) != 0) return;
   index->has_bundle = true;
   memcpy(index->id, found.id, sizeof index->id);
   index->bundle = found.bundle;
@@ -216,7 +216,8 @@ static void read_bundle(struct scan *scan, const char *target, struct eb_index *
   memcpy(index->delta, found.delta, sizeof index->delta);
 }
 
-static void read_index(struct scan *scan, const char *target, struct eb_index *index) {
+static void read_index(struct scan *scan, const char *(*target_of)(void *, const char *), void *context,
+                       struct eb_index *index) {
   char format[24];
   expect(scan, '{');
   expect_key(scan, "format");
@@ -243,6 +244,7 @@ static void read_index(struct scan *scan, const char *target, struct eb_index *i
   expect(scan, ',');
   expect_key(scan, "bundles");
   expect(scan, '[');
+  const char *target = scan->failed ? NULL : target_of(context, index->name);
   uint32_t count = 0;
   for (; count < EB_INDEX_TARGETS_MAX && another(scan, count); count++) read_bundle(scan, target, index);
   if (count == 0) scan->failed = true;
@@ -252,10 +254,11 @@ static void read_index(struct scan *scan, const char *target, struct eb_index *i
   if (scan->at != scan->end) scan->failed = true;
 }
 
-eb_status eb_index_parse(eb_bytes text, const char *target, struct eb_index *index, eb_error *error) {
+eb_status eb_index_parse(eb_bytes text, const char *(*target_of)(void *context, const char *name), void *context,
+                         struct eb_index *index, eb_error *error) {
   struct scan scan = {.at = text.data, .end = (const char *)text.data + text.size};
   memset(index, 0, sizeof *index);
-  read_index(&scan, target, index);
+  read_index(&scan, target_of, context, index);
   if (!scan.failed && text.size <= EB_INDEX_BYTES_MAX) return EB_OK;
   return eb_fail(error, EB_REFUSED, "edgebuild release writes it; a newer edgebuild-run may be needed",
                  "release.json is not a release index of version 1: byte %zu",

@@ -35,7 +35,9 @@ struct eb_index {
   struct eb_index_delta delta[EB_INDEX_DELTAS_MAX];
 };
 
-/* `text` was verified. */
-eb_status eb_index_parse(eb_bytes text, const char *target, struct eb_index *index, eb_error *error);
+/* `text` was verified. `target_of` is told the name that the index is of, once, and says whose bundle is wanted; NULL:
+ * nobody's. */
+eb_status eb_index_parse(eb_bytes text, const char *(*target_of)(void *context, const char *name), void *context,
+                         struct eb_index *index, eb_error *error);
 
 #endif

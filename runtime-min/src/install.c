@@ -1,6 +1,7 @@
 #include "install.h"
 
 #include <errno.h>
+#include <stdio.h>
 #include <string.h>
 #include <unistd.h>
 
@@ -29,7 +30,7 @@ void eb_install_close(struct eb_install *install) {
 }
 
 eb_status eb_install_allows(const struct eb_state *state, const struct eb_named_release *release, eb_error *error) {
-  if (strcmp(state->target, release->target) != 0) {
+  if (state->current[0] && strcmp(state->target, release->target) != 0) {
     return eb_fail(error, EB_REFUSED, "take the bundle that was compiled for this kind of device",
                    "the bundle is for the target %s, what is installed as %s is for %s", release->target, release->name,
                    state->target);
@@ -47,10 +48,15 @@ eb_status eb_install_allows(const struct eb_state *state, const struct eb_named_
                  release->name);
 }
 
+static struct eb_dated dated(const struct eb_install *install) {
+  const struct eb_manifest *manifest = &install->head->manifest;
+  return (struct eb_dated){manifest->name, manifest->release, manifest->made, manifest->expires, install->head->signer};
+}
+
 static eb_status check_state(const struct eb_install *install, eb_error *error) {
   const struct eb_manifest *manifest = &install->head->manifest;
   struct eb_named_release release = {manifest->name, manifest->target, install->head->id, manifest->release};
-  return !install->found || install->current ? EB_OK : eb_install_allows(&install->state, &release, error);
+  return install->current ? EB_OK : eb_install_allows(&install->state, &release, error);
 }
 
 /* Whoever is between may put another release there, which is signed as well. */
@@ -63,13 +69,9 @@ static eb_status check_name(const struct eb_install *install, eb_error *error) {
 
 /* Nothing of the current release is missing or damaged. */
 static eb_status check_complete(struct eb_install *install, eb_error *error) {
-  const struct eb_manifest *manifest = &install->head->manifest;
-  install->complete = install->current;
-  for (uint32_t i = 0; install->complete && i < manifest->file_count; i++) {
-    eb_status status = eb_store_holds(install->store, &manifest->file[i], &install->complete, error);
-    if (status) return status;
-  }
-  return EB_OK;
+  install->complete = false;
+  if (!install->current) return EB_OK;
+  return eb_store_holds_all(install->store, &install->head->manifest, &install->complete, error);
 }
 
 static bool is_first_of_its_kind(const struct eb_manifest *manifest, uint32_t index) {
@@ -117,12 +119,14 @@ eb_status eb_install_begin(struct eb_install *install, eb_error *error) {
   if (!status) status = eb_manifest_fits(&head->manifest, install->cpu, error);
   if (!status) status = eb_store_state(install->store, head->manifest.name, &install->state, &install->found, error);
   if (status) return status;
+  eb_keys_forget(install->keys, &install->state);
   install->current = install->found && strcmp(install->state.current, head->id) == 0;
   status = check_state(install, error);
   if (!status) status = check_complete(install, error);
   if (status || install->complete) return status;
   /* A device keeps what it has, and may mend it. */
-  if (!install->current) status = eb_keys_expiry(install->store, install->keys, "the bundle", head->manifest.made, head->manifest.expires, error);
+  struct eb_dated when = dated(install);
+  if (!install->current) status = eb_keys_expiry(install->store, install->keys, "the bundle", &when, error);
   return status ? status : check_room(install, error);
 }
 
@@ -210,9 +214,10 @@ void eb_install_drop(struct eb_install *install) {
 static eb_status refuse_resumed(struct eb_install *install, eb_error *error) {
   install->stale = !eb_disk_has(&install->store->partial, install->name);
   install->kept -= install->resumed;
-  return eb_fail(error, EB_IO, "give the whole file again: what had arrived of this one is dropped",
-                 "the bundle's file %s, of which %llu bytes had arrived before, is not the one that was signed (SHA-256)",
-                 install->file->path, (unsigned long long)install->resumed);
+  return eb_fail(
+      error, EB_IO, "give the whole file again: what had arrived of this one is dropped",
+      "the bundle's file %s, of which %llu bytes had arrived before, is not the one that was signed (SHA-256)",
+      install->file->path, (unsigned long long)install->resumed);
 }
 
 eb_status eb_install_file_end(struct eb_install *install, eb_error *error) {
@@ -257,14 +262,21 @@ static eb_status put_head(const struct eb_install *install, eb_error *error) {
   return same ? EB_OK : eb_disk_put(releases, install->head->id, bytes, 0444, error);
 }
 
-/* A release that failed its canary is not tried again. Where nothing is installed there is no state to say so. */
+/* Nothing was installed under the name so far; releases of it may have failed their canary. */
+static void begin_name(const struct eb_install *install, struct eb_state *state) {
+  snprintf(state->target, sizeof state->target, "%s", install->head->manifest.target);
+  state->floor = 1;
+}
+
+/* A release that failed its canary is not tried again. */
 static void mark_bad(struct eb_install *install) {
   const char *name = install->head->manifest.name;
   struct eb_state state;
   bool found;
   eb_status status = eb_store_state_begin(install->store, name, &state, &found, NULL);
   if (status) return;
-  bool marks = found && strcmp(state.current, install->head->id) != 0;
+  bool marks = strcmp(state.current, install->head->id) != 0;
+  if (!found) begin_name(install, &state);
   if (marks) eb_state_mark_bad(&state, install->head->id);
   if (marks && strcmp(state.previous, install->head->id) == 0) state.previous[0] = 0;
   status = eb_store_state_end(install->store, name, marks ? &state : NULL, NULL);
@@ -277,12 +289,10 @@ static eb_status put_state(struct eb_install *install, eb_error *error) {
   bool found;
   eb_status status = eb_store_state_begin(install->store, manifest->name, &state, &found, error);
   if (status) return status;
-  if (!found) {
-    memset(&state, 0, sizeof state);
-    memcpy(state.target, manifest->target, strlen(manifest->target) + 1);
-  }
+  if (!found) begin_name(install, &state);
+  eb_keys_forget(install->keys, &state);
   bool changes = strcmp(state.current, install->head->id) != 0;
-  eb_state_install(&state, install->head->id, manifest->release);
+  eb_state_install(&state, install->head->id, manifest->release, install->head->signer);
   status = eb_store_state_end(install->store, manifest->name, changes ? &state : NULL, error);
   if (!status) install->state = state;
   return status;
@@ -295,15 +305,16 @@ eb_status eb_install_settle(struct eb_install *install, eb_error *error) {
 }
 
 eb_status eb_install_commit(struct eb_install *install, eb_error *error) {
+  struct eb_dated when = dated(install);
   eb_status status = put_head(install, error);
   if (!status) status = make_durable(install->store, error);
   if (!status && install->complete) {
-    status = eb_keys_accept(install->store, install->keys, install->head->manifest.made, error);
+    status = eb_keys_accept(install->store, install->keys, &when, error);
     return status ? status : eb_install_settle(install, error);
   }
   if (!status) status = eb_canary(install->store, install->head, install->trust_path, install->cpu, error);
   if (status == EB_CHECK) mark_bad(install);
-  if (!status) status = eb_keys_accept(install->store, install->keys, install->head->manifest.made, error);
+  if (!status) status = eb_keys_accept(install->store, install->keys, &when, error);
   if (!status) status = put_state(install, error);
   /* The release is installed, whether or not what is old can be removed now. */
   if (!status) eb_gc(install->store, &install->removed, &install->warning);

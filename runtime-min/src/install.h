@@ -72,8 +72,8 @@ void eb_install_drop(struct eb_install *install);
 /* All files are there: head, canary, state, and what nobody needs any more is removed. */
 eb_status eb_install_commit(struct eb_install *install, eb_error *error);
 
-/* What is current may have become so a moment before its installation was ended: durable it becomes now, and what nobody
- * needs any more is removed. */
+/* What is current may have become so a moment before its installation was ended: durable it becomes now, and what
+ * nobody needs any more is removed. */
 eb_status eb_install_settle(struct eb_install *install, eb_error *error);
 
 /* All of it, from a bundle's archive. */

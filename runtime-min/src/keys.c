@@ -1,14 +1,14 @@
 #include "keys.h"
 
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <time.h>
 
 #include "date.h"
 
-#define TIME_BYTES 40u
+#define TIME_BYTES 160u
 
-static const char time_form[] = "edgebuild-time 1\nfloor %s\n";
 static const char nothing_known[] = "give --trust FILE, or write ~/.config/edgebuild/trust with: edgebuild keys show";
 
 static eb_status read_stored(const struct eb_store *store, struct eb_keys *keys, eb_error *error) {
@@ -127,38 +127,35 @@ eb_status eb_keys_to_run(const struct eb_store *store, struct eb_keys *keys, con
   return eb_disk_list(&store->trusts, visit_older, &search, error);
 }
 
-eb_status eb_keys_lists(const struct eb_store *store, const char signer[17], bool *lists_it, eb_error *error) {
-  struct eb_arena memory;
-  struct eb_trust trust;
-  size_t size;
-  bool found;
-  eb_status status = eb_arena_open(&memory, EB_TRUST_BYTES_MAX + 1, error);
-  if (status) return status;
-  status = eb_disk_read(&store->root, "trust", memory.base, EB_TRUST_BYTES_MAX, &size, &found, error);
-  *lists_it = !status && !found;
-  if (found && !status) status = eb_trust_open((eb_bytes){memory.base, size}, &trust, error);
-  for (uint32_t i = 0; !status && found && i < trust.release_count; i++) {
-    char id[17];
-    eb_key_id_text(trust.release[i].id, id);
-    if (strcmp(id, signer) == 0) *lists_it = true;
-  }
-  eb_arena_close(&memory);
-  return status;
+static size_t floor_text(const struct eb_floor *floor, char text[TIME_BYTES + 1]) {
+  char date[11];
+  eb_date_text(floor->date, date);
+  int size = floor->name[0] ? snprintf(text, TIME_BYTES + 1, "edgebuild-time 1\nfloor %s\nby %s %u %s\n", date,
+                                       floor->name, floor->number, floor->signer)
+                            : snprintf(text, TIME_BYTES + 1, "edgebuild-time 1\nfloor %s\n", date);
+  return (size_t)size;
 }
 
-eb_status eb_keys_floor(const struct eb_store *store, uint32_t *floor, eb_error *error) {
-  char text[TIME_BYTES + 1], again[TIME_BYTES + 1], date[11];
+/* What the lines leave open shows when they are written again and compared. */
+bool eb_floor_parse(const char *text, size_t size, struct eb_floor *floor) {
+  char date[11] = "", signer[EB_SIGNER_TEXT] = "", again[TIME_BYTES + 1];
+  memset(floor, 0, sizeof *floor);
+  int found = sscanf(text, "edgebuild-time 1 floor %10s by %64s %10u %16s", date, floor->name, &floor->number, signer);
+  memcpy(floor->signer, signer, sizeof signer);
+  bool whole = found == 1 || (found == 4 && eb_is_name(floor->name) && strlen(signer) == EB_SIGNER_TEXT - 1);
+  return whole && eb_date_parse((eb_bytes){date, strlen(date)}, &floor->date) && floor_text(floor, again) == size &&
+         memcmp(again, text, size) == 0;
+}
+
+eb_status eb_keys_floor(const struct eb_store *store, struct eb_floor *floor, eb_error *error) {
+  char text[TIME_BYTES + 1];
   size_t size;
   bool found;
-  *floor = 0;
+  memset(floor, 0, sizeof *floor);
   eb_status status = eb_disk_read(&store->root, "time", text, TIME_BYTES, &size, &found, error);
   if (status || !found) return status;
-  size_t at = strlen(time_form) - strlen("%s\n");
-  if (size == at + 11 && eb_date_parse((eb_bytes){text + at, 10}, floor)) {
-    eb_date_text(*floor, date);
-    snprintf(again, sizeof again, time_form, date);
-    if (memcmp(again, text, size) == 0) return EB_OK;
-  }
+  text[size] = 0;
+  if (eb_floor_parse(text, size, floor)) return EB_OK;
   return eb_fail(error, EB_REFUSED, "remove this file; the next release that is installed writes it again",
                  "`time` in the store is not what edgebuild-run wrote");
 }
@@ -170,6 +167,10 @@ static uint32_t later(uint32_t a, uint32_t b) {
 /* The system's clock; 0 where it stands before all dates of this format. */
 static uint32_t today(void) {
   time_t now = time(NULL);
+#ifdef EB_TEST_HOOKS
+  const char *other = getenv("EDGEBUILD_TEST_NOW");
+  if (other) now = (time_t)strtoll(other, NULL, 10);
+#endif
   struct tm date;
   if (!gmtime_r(&now, &date) || date.tm_year < 100 || date.tm_year > 8099) return 0;
   return (uint32_t)(date.tm_year + 1900) * 10000 + (uint32_t)(date.tm_mon + 1) * 100 + (uint32_t)date.tm_mday;
@@ -183,26 +184,80 @@ static eb_status expired(const char *what, uint32_t expires, uint32_t now, eb_er
                  "%s expired on %s; today is %s or later", what, end, day);
 }
 
-eb_status eb_keys_expiry(const struct eb_store *store, const struct eb_keys *keys, const char *what, uint32_t made,
-                         uint32_t expires, eb_error *error) {
-  struct eb_trust trust;
-  uint32_t floor;
-  eb_status status = eb_keys_floor(store, &floor, error);
-  if (!status) status = eb_trust_open(keys->file, &trust, error);
-  if (status) return status;
-  uint32_t now = later(later(today(), floor), later(trust.made, made));
-  if (trust.version && now >= trust.expires) return expired("the trust file", trust.expires, now, error);
-  return expires && now >= expires ? expired(what, expires, now, error) : EB_OK;
+static bool lists_signer(const struct eb_trust *trust, const char *signer) {
+  for (uint32_t i = 0; i < trust->release_count; i++) {
+    char id[17];
+    eb_key_id_text(trust->release[i].id, id);
+    if (strcmp(id, signer) == 0) return true;
+  }
+  return false;
 }
 
-static eb_status raise_floor(const struct eb_store *store, uint32_t date, eb_error *error) {
-  char text[TIME_BYTES + 1], day[11];
-  uint32_t floor;
-  eb_status status = eb_keys_floor(store, &floor, error);
-  if (status || date <= floor) return status;
-  eb_date_text(date, day);
-  int size = snprintf(text, sizeof text, time_form, day);
-  return eb_disk_put(&store->root, "time", (eb_bytes){text, (size_t)size}, 0600, error);
+/* What a key said that has left counts no more; nor does what a release said behind which the same name has a later
+ * one: no single release, signed by mistake or by a thief, makes all that come after it expired. */
+static bool counts(const struct eb_floor *floor, const struct eb_trust *trust, const struct eb_dated *dated) {
+  if (!floor->name[0]) return true;
+  if (!lists_signer(trust, floor->signer)) return false;
+  return !dated->made || dated->number <= floor->number || strcmp(floor->name, dated->name) != 0;
+}
+
+static eb_status open_floor(const struct eb_store *store, const struct eb_keys *keys, const struct eb_dated *dated,
+                            struct eb_trust *trust, struct eb_floor *floor, eb_error *error) {
+  eb_status status = eb_keys_floor(store, floor, error);
+  if (!status) status = eb_trust_open(keys->file, trust, error);
+  if (!status && !counts(floor, trust, dated)) *floor = (struct eb_floor){0};
+  return status;
+}
+
+eb_status eb_keys_expiry(const struct eb_store *store, const struct eb_keys *keys, const char *what,
+                         const struct eb_dated *dated, eb_error *error) {
+  struct eb_trust trust;
+  struct eb_floor floor;
+  eb_status status = open_floor(store, keys, dated, &trust, &floor, error);
+  if (status) return status;
+  uint32_t now = later(later(today(), floor.date), later(trust.made, dated->made));
+  if (trust.version && now >= trust.expires) return expired("the trust file", trust.expires, now, error);
+  return dated->expires && now >= dated->expires ? expired(what, dated->expires, now, error) : EB_OK;
+}
+
+static eb_status raise_floor(const struct eb_store *store, const struct eb_keys *keys, const struct eb_dated *dated,
+                             struct eb_trust *trust, eb_error *error) {
+  char text[TIME_BYTES + 1], before[TIME_BYTES + 1];
+  struct eb_floor floor, raw;
+  eb_status status = open_floor(store, keys, dated, trust, &floor, error);
+  if (!status) status = eb_keys_floor(store, &raw, error);
+  if (status) return status;
+  if (dated->made > floor.date) {
+    floor = (struct eb_floor){.date = dated->made, .number = dated->number};
+    snprintf(floor.name, sizeof floor.name, "%s", dated->name);
+    snprintf(floor.signer, sizeof floor.signer, "%s", dated->signer);
+  }
+  if (trust->made >= floor.date) floor = (struct eb_floor){.date = trust->made};
+  size_t size = floor.date ? floor_text(&floor, text) : 0;
+  bool same = raw.date && floor_text(&raw, before) == size && memcmp(text, before, size) == 0;
+  return same || !size ? EB_OK : eb_disk_put(&store->root, "time", (eb_bytes){text, size}, 0600, error);
+}
+
+eb_status eb_keys_lists(const struct eb_store *store, const char signer[17], bool *lists_it, eb_error *error) {
+  struct eb_arena memory;
+  struct eb_trust trust;
+  size_t size;
+  bool found;
+  eb_status status = eb_arena_open(&memory, EB_TRUST_BYTES_MAX + 1, error);
+  if (status) return status;
+  status = eb_disk_read(&store->root, "trust", memory.base, EB_TRUST_BYTES_MAX, &size, &found, error);
+  *lists_it = !status && !found;
+  if (found && !status) status = eb_trust_open((eb_bytes){memory.base, size}, &trust, error);
+  if (found && !status) *lists_it = lists_signer(&trust, signer);
+  eb_arena_close(&memory);
+  return status;
+}
+
+void eb_keys_forget(const struct eb_keys *keys, struct eb_state *state) {
+  struct eb_trust trust;
+  if (!state->signer[0] || eb_trust_open(keys->file, &trust, NULL) || lists_signer(&trust, state->signer)) return;
+  state->floor = 1;
+  state->signer[0] = 0;
 }
 
 /* What the former one allowed may run on: it stays among the older ones as long as a release needs it. */
@@ -219,10 +274,10 @@ static eb_status replace_trust(const struct eb_store *store, const struct eb_key
   return status ? status : eb_disk_put(&store->root, "trust", keys->file, 0600, error);
 }
 
-eb_status eb_keys_accept(const struct eb_store *store, const struct eb_keys *keys, uint32_t made, eb_error *error) {
+eb_status eb_keys_accept(const struct eb_store *store, const struct eb_keys *keys, const struct eb_dated *dated,
+                         eb_error *error) {
   struct eb_trust trust;
-  eb_status status = eb_trust_open(keys->file, &trust, error);
-  if (!status) status = raise_floor(store, later(trust.made, made), error);
+  eb_status status = raise_floor(store, keys, dated, &trust, error);
   if (status || !trust.version || keys->file.data == keys->stored) return status;
   bool same = keys->is_stored && keys->file.size == keys->stored_size &&
               memcmp(keys->file.data, keys->stored, keys->stored_size) == 0;
@@ -245,5 +300,6 @@ eb_status eb_keys_follow(const struct eb_store *store, struct eb_keys *keys, eb_
   keys->given_size = file.size;
   keys->is_given = true;
   status = eb_keys_to_install(store, keys, error);
-  return status ? status : eb_keys_accept(store, keys, 0, error);
+  static const struct eb_dated nothing = {.name = ""};
+  return status ? status : eb_keys_accept(store, keys, &nothing, error);
 }

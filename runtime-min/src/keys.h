@@ -24,12 +24,23 @@ eb_status eb_keys_to_install(const struct eb_store *store, struct eb_keys *keys,
  * store's allows. */
 eb_status eb_keys_to_run(const struct eb_store *store, struct eb_keys *keys, const char *id, eb_error *error);
 
-/* Whether something that is signed counts today: `what` for messages, its days (0: none). */
-eb_status eb_keys_expiry(const struct eb_store *store, const struct eb_keys *keys, const char *what, uint32_t made,
-                         uint32_t expires, eb_error *error);
+/* Something of a name that is signed: its release counter and its days (0: none). */
+struct eb_dated {
+  const char *name;
+  uint32_t number, made, expires;
+  const char *signer;
+};
 
-/* What was made on that day was accepted: the day and the trust file are remembered. */
-eb_status eb_keys_accept(const struct eb_store *store, const struct eb_keys *keys, uint32_t made, eb_error *error);
+/* Whether it counts today; `what` is for messages. */
+eb_status eb_keys_expiry(const struct eb_store *store, const struct eb_keys *keys, const char *what,
+                         const struct eb_dated *dated, eb_error *error);
+
+/* It was accepted: the day that it was made on and the trust file are remembered. */
+eb_status eb_keys_accept(const struct eb_store *store, const struct eb_keys *keys, const struct eb_dated *dated,
+                         eb_error *error);
+
+/* A release counter that a key has raised which the trust file that counts does not list is forgotten. */
+void eb_keys_forget(const struct eb_keys *keys, struct eb_state *state);
 
 /* A trust file that was found beside a release: where it follows the one that counts, both with roles, it is
  * remembered, and counts from now on. */
@@ -38,7 +49,17 @@ eb_status eb_keys_follow(const struct eb_store *store, struct eb_keys *keys, eb_
 /* Whether the newest trust file of the store lists this signer, or there is none. */
 eb_status eb_keys_lists(const struct eb_store *store, const char signer[17], bool *lists, eb_error *error);
 
-/* The store's time floor; 0: none. */
-eb_status eb_keys_floor(const struct eb_store *store, uint32_t *floor, eb_error *error);
+/* The store's time floor, and the release that said so. */
+struct eb_floor {
+  uint32_t date;           /* 0: none */
+  char name[EB_NAME_TEXT]; /* empty: a trust file, or a store that did not note it */
+  uint32_t number;
+  char signer[EB_SIGNER_TEXT];
+};
+
+/* `text` ends with NUL. */
+bool eb_floor_parse(const char *text, size_t size, struct eb_floor *floor);
+
+eb_status eb_keys_floor(const struct eb_store *store, struct eb_floor *floor, eb_error *error);
 
 #endif

@@ -70,6 +70,12 @@ static bool read_optional_id(struct values *values, const char *key, char id[EB_
   return !value || eb_is_id(value);
 }
 
+static bool read_signer(struct values *values, char signer[EB_SIGNER_TEXT]) {
+  const char *value = next_value(values, "signer");
+  if (value) snprintf(signer, EB_SIGNER_TEXT, "%s", value);
+  return !value || (strlen(value) == EB_SIGNER_TEXT - 1 && strspn(value, DIGITS "ABCDEF") == EB_SIGNER_TEXT - 1);
+}
+
 static bool read_bad(struct values *values, struct eb_state *state) {
   bool more = true;
   while (more && state->bad_count < EB_BAD_MAX) {
@@ -80,18 +86,24 @@ static bool read_bad(struct values *values, struct eb_state *state) {
   return true;
 }
 
+/* What is said of a release that is installed. */
+static bool read_current(struct values *values, struct eb_state *state) {
+  bool has_previous;
+  return read_flag(values, "confirmed", &state->confirmed) &&
+         read_number(values, "crashes", EB_CRASHES_MAX, &state->crashes) &&
+         read_optional_id(values, "previous", state->previous, &has_previous) &&
+         strcmp(state->current, state->previous) != 0;
+}
+
 static bool read_state(eb_bytes text, struct eb_state *state) {
   struct values values = {.reader = eb_reader_of(text.data, text.size)};
   uint32_t version;
-  bool has_previous;
+  bool has_current;
   return read_number(&values, "edgebuild-state", 1, &version) && version == 1 &&
          read_word(&values, "target", eb_is_name, state->target, sizeof state->target) &&
          read_number(&values, "floor", NUMBER_MAX, &state->floor) && state->floor >= 1 &&
-         read_word(&values, "current", eb_is_id, state->current, sizeof state->current) &&
-         read_flag(&values, "confirmed", &state->confirmed) &&
-         read_number(&values, "crashes", EB_CRASHES_MAX, &state->crashes) &&
-         read_optional_id(&values, "previous", state->previous, &has_previous) &&
-         strcmp(state->current, state->previous) != 0 && read_bad(&values, state) && values.reader.left == 0;
+         read_signer(&values, state->signer) && read_optional_id(&values, "current", state->current, &has_current) &&
+         (!has_current || read_current(&values, state)) && read_bad(&values, state) && values.reader.left == 0;
 }
 
 eb_status eb_state_parse(eb_bytes text, const char *name, struct eb_state *state, eb_error *error) {
@@ -104,9 +116,13 @@ eb_status eb_state_parse(eb_bytes text, const char *name, struct eb_state *state
 }
 
 size_t eb_state_text(const struct eb_state *state, char text[EB_STATE_BYTES_MAX]) {
-  size_t size = (size_t)snprintf(
-      text, EB_STATE_BYTES_MAX, "edgebuild-state 1\ntarget %s\nfloor %u\ncurrent %s\nconfirmed %s\ncrashes %u\n",
-      state->target, state->floor, state->current, state->confirmed ? "yes" : "no", state->crashes);
+  size_t size = (size_t)snprintf(text, EB_STATE_BYTES_MAX, "edgebuild-state 1\ntarget %s\nfloor %u\n", state->target,
+                                 state->floor);
+  if (state->signer[0]) size += (size_t)snprintf(text + size, EB_STATE_BYTES_MAX - size, "signer %s\n", state->signer);
+  if (state->current[0]) {
+    size += (size_t)snprintf(text + size, EB_STATE_BYTES_MAX - size, "current %s\nconfirmed %s\ncrashes %u\n",
+                             state->current, state->confirmed ? "yes" : "no", state->crashes);
+  }
   if (state->previous[0]) {
     size += (size_t)snprintf(text + size, EB_STATE_BYTES_MAX - size, "previous %s\n", state->previous);
   }
@@ -131,8 +147,11 @@ void eb_state_mark_bad(struct eb_state *state, const char *id) {
   state->bad_count = kept + 1;
 }
 
-void eb_state_install(struct eb_state *state, const char *id, uint32_t release) {
-  if (release > state->floor) state->floor = release;
+void eb_state_install(struct eb_state *state, const char *id, uint32_t release, const char *signer) {
+  if (release >= state->floor) {
+    state->floor = release;
+    snprintf(state->signer, sizeof state->signer, "%s", signer);
+  }
   if (strcmp(state->current, id) == 0) return;
   /* What has given no result is nothing to go back to where there is something else. */
   bool keeps = !state->confirmed && state->previous[0] && strcmp(state->previous, id) != 0;

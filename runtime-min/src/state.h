@@ -5,6 +5,7 @@
 #include "bundle.h"
 
 #define EB_NAME_TEXT 65u
+#define EB_SIGNER_TEXT 17u
 #define EB_BAD_MAX 16u
 #define EB_CRASHES_MAX 3u
 #define EB_STATE_BYTES_MAX ((size_t)2048)
@@ -12,7 +13,8 @@
 struct eb_state {
   char target[EB_NAME_TEXT];
   uint32_t floor;
-  char current[EB_ID_TEXT];
+  char signer[EB_SIGNER_TEXT]; /* of the release that has raised it so far; empty: a store that did not note it */
+  char current[EB_ID_TEXT];    /* empty: none, but marks of bad ones */
   bool confirmed;
   uint32_t crashes;
   char previous[EB_ID_TEXT]; /* empty: none */
@@ -32,7 +34,7 @@ bool eb_state_is_bad(const struct eb_state *state, const char *id);
 void eb_state_mark_bad(struct eb_state *state, const char *id);
 
 /* The release `id` becomes the current one, and what was current the previous one. */
-void eb_state_install(struct eb_state *state, const char *id, uint32_t release);
+void eb_state_install(struct eb_state *state, const char *id, uint32_t release, const char *signer);
 
 /* The previous release becomes the current one again. `bad`: the other is marked bad and forgotten, otherwise it is the
  * previous one then. */

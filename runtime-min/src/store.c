@@ -18,6 +18,14 @@ const struct eb_store eb_store_closed = {
     .state_lock = -1,
 };
 
+/* A folder that nothing that runs needs: where it is not, it is empty. */
+static eb_status open_spare(const struct eb_store *store, const char *name, bool make, struct eb_folder *folder,
+                            eb_error *error) {
+  if (make || eb_disk_has(&store->root, name)) return eb_disk_folder(&store->root, name, make, folder, error);
+  folder->name = name;
+  return EB_OK;
+}
+
 eb_status eb_store_open(struct eb_store *store, const char *path, bool make, const struct eb_cpu *cpu,
                         eb_error *error) {
   *store = eb_store_closed;
@@ -27,9 +35,9 @@ eb_status eb_store_open(struct eb_store *store, const char *path, bool make, con
   /* Whoever made it may have been ended before it was durable. */
   if (!status && make && !eb_disk_has(&store->root, "blobs")) status = eb_disk_sync_parent(path, &store->root, error);
   if (!status) status = eb_disk_folder(&store->root, "blobs", make, &store->blobs, error);
-  if (!status) status = eb_disk_folder(&store->root, "partial", make, &store->partial, error);
+  if (!status) status = open_spare(store, "partial", make, &store->partial, error);
   if (!status) status = eb_disk_folder(&store->root, "releases", make, &store->releases, error);
-  if (!status) status = eb_disk_folder(&store->root, "trusts", make, &store->trusts, error);
+  if (!status) status = open_spare(store, "trusts", make, &store->trusts, error);
   return status ? status : eb_disk_folder(&store->root, "functions", make, &store->functions, error);
 }
 
@@ -54,7 +62,7 @@ static eb_status begin_state(struct eb_store *store, eb_error *error) {
 }
 
 static void leave_state(struct eb_store *store) {
-  close(store->state_lock);
+  if (store->state_lock >= 0) close(store->state_lock);
   store->state_lock = -1;
 }
 
@@ -75,12 +83,15 @@ eb_status eb_store_state(const struct eb_store *store, const char *name, struct 
   char text[EB_STATE_BYTES_MAX + 1];
   size_t size;
   *found = false;
+  memset(state, 0, sizeof *state);
   if (!eb_is_name(name)) {
     return eb_fail(error, EB_INPUT, "edgebuild-run status lists the names", "%.80s is no name of a function", name);
   }
   eb_status status = eb_disk_read(&store->functions, name, text, EB_STATE_BYTES_MAX, &size, found, error);
   if (status || !*found) return status;
-  return eb_state_parse((eb_bytes){text, size}, name, state, error);
+  status = eb_state_parse((eb_bytes){text, size}, name, state, error);
+  *found = !status && state->current[0];
+  return status;
 }
 
 eb_status eb_store_state_begin(struct eb_store *store, const char *name, struct eb_state *state, bool *found,
@@ -177,6 +188,16 @@ eb_status eb_store_holds(const struct eb_store *store, const struct eb_file *fil
   close(fd);
   /* What changes while it is read, or cannot be read, is not there: it is written again. */
   return EB_OK;
+}
+
+eb_status eb_store_holds_all(const struct eb_store *store, const struct eb_manifest *manifest, bool *holds,
+                             eb_error *error) {
+  eb_status status = EB_OK;
+  *holds = true;
+  for (uint32_t i = 0; !status && *holds && i < manifest->file_count; i++) {
+    status = eb_store_holds(store, &manifest->file[i], holds, error);
+  }
+  return status;
 }
 
 static eb_status size_at_most(const struct eb_folder *folder, const char *name, uint64_t most, uint64_t *size,

@@ -22,7 +22,8 @@ void eb_store_close(struct eb_store *store);
 /* For who installs or removes, until the store is closed; clears away what another one left unfinished. */
 eb_status eb_store_lock(struct eb_store *store, eb_error *error);
 
-/* The state of a name; *found is false where nothing is installed under it. */
+/* The state of a name; *found is false where nothing is installed under it (all that `state` may say then is which
+ * releases are bad). */
 eb_status eb_store_state(const struct eb_store *store, const char *name, struct eb_state *state, bool *found,
                          eb_error *error);
 
@@ -43,6 +44,10 @@ eb_status eb_store_head_feed(const struct eb_store *store, const char *id, int *
 
 /* Whether the blob of a file is there with its size and hash. */
 eb_status eb_store_holds(const struct eb_store *store, const struct eb_file *file, bool *holds, eb_error *error);
+
+/* The same for all files of a manifest. */
+eb_status eb_store_holds_all(const struct eb_store *store, const struct eb_manifest *manifest, bool *holds,
+                             eb_error *error);
 
 /* The same without reading it, and how much has arrived of one that is not there: by their sizes. */
 eb_status eb_store_arrived(const struct eb_store *store, const struct eb_file *file, uint64_t *bytes, eb_error *error);

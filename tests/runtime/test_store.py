@@ -45,8 +45,8 @@ def test_files_of_the_store_are_those_of_the_spec(store: Store, bundle: tiny.Bun
     expected = {f"blobs/{hashlib.sha256(data).hexdigest()}": data for _, data in made.files()}
     expected |= {f"releases/{number}": head, "lock": b"", "state-lock": b""}
     expected["functions/tiny"] = (
-        f"edgebuild-state 1\ntarget test\nfloor 1\ncurrent {number}\nconfirmed no\ncrashes 0\n".encode()
-    )
+        f"edgebuild-state 1\ntarget test\nfloor 1\nsigner {tiny.KEY.id}\ncurrent {number}\nconfirmed no\ncrashes 0\n"
+    ).encode()
     found = {str(p.relative_to(store.path)): p.read_bytes() for p in store.path.rglob("*") if p.is_file()}
     assert found == expected
     assert {p.stat().st_mode & 0o777 for p in (store.path / "blobs").iterdir()} == {0o444}
@@ -147,9 +147,22 @@ def test_a_release_that_fails_its_canary_is_bad(store: Store, make: Release) -> 
 
 
 def test_the_first_release_of_all_fails_its_canary(store: Store, make: Release) -> None:
-    done = store.run("install", store.write("b", make(2, golden=wrong_golden())))
+    """All that stays is that it did, until another one is installed."""
+    bad = make(2, golden=wrong_golden())
+    done = store.run("install", store.write("b", bad))
     assert done.returncode == CHECK
-    assert [p for p in store.path.rglob("*") if p.is_file() and p.stat().st_size] == []
+    (left,) = [p for p in store.path.rglob("*") if p.is_file() and p.stat().st_size]
+    text = f"edgebuild-state 1\ntarget test\nfloor 1\nbad {identity(bad)}\n"
+    assert (left.name, left.read_text()) == ("tiny", text)
+    assert json.loads(store.run("status", "--json").stdout)["functions"] == []
+    for command in (("run", "tiny", "--check"), ("rollback", "tiny"), ("status", "tiny")):
+        done = store.run(*command)
+        assert done.returncode == INPUT
+        assert "nothing is installed as tiny" in done.stderr
+    store.refuses(bad, REFUSED, "is marked bad")
+    store.install(make(1))
+    assert store.status()["bad"] == [identity(bad)]
+    gives_results(store)
 
 
 @pytest.mark.parametrize(

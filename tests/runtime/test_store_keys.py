@@ -10,6 +10,7 @@ from store import Release, Store, gives_results, identity
 
 OK, INPUT, REFUSED = range(3)
 FIRST, SECOND = RELEASES
+ID = tiny.KEY.id.encode()
 
 
 @pytest.fixture
@@ -107,15 +108,68 @@ def test_a_trust_file_that_has_expired(store: Store, make: Release, trust: Calla
 def test_the_time_floor(store: Store, make: Release) -> None:
     """No clock is asked to be right: what was made on a day was made on that day."""
     store.install(make(1, edits=dated(made="2098-05-05")))
-    assert (store.path / "time").read_bytes() == b"edgebuild-time 1\nfloor 2098-05-05\n"
-    store.refuses(
-        make(2, edits=dated(made="2090-01-01", expires="2098-05-05")),
-        REFUSED,
-        "the bundle expired on 2098-05-05; today is 2098-05-05 or later",
-    )
-    store.install(make(2, edits=dated(made="2090-01-01", expires="2098-05-06")))
-    assert (store.path / "time").read_bytes() == b"edgebuild-time 1\nfloor 2098-05-05\n"
+    floor = f"edgebuild-time 1\nfloor 2098-05-05\nby tiny 1 {tiny.KEY.id}\n".encode()
+    assert (store.path / "time").read_bytes() == floor
+    other = ("name tiny", "name other")
+    expired = "the bundle expired on 2098-05-05; today is 2098-05-05 or later"
+    store.refuses(make(2, edits=dated(expires="2098-05-05")), REFUSED, expired)
+    store.refuses(make(2, edits=(other, *dated(made="2090-01-01", expires="2098-05-05"))), REFUSED, expired)
+    store.install(make(2, edits=(other, *dated(made="2090-01-01", expires="2098-05-06"))))
+    assert (store.path / "time").read_bytes() == floor
     gives_results(store)
+
+
+def test_a_day_that_was_signed_by_mistake(store: Store, make: Release) -> None:
+    """It does not make all that comes later expired: a later release of the same name says what day it is."""
+    store.install(make(1, edits=dated(made="9999-12-31")))
+    other = ("name tiny", "name other")
+    store.refuses(make(1, edits=(other, *dated(made="2090-01-01", expires="2091-01-01"))), REFUSED, "expired")
+    store.install(make(2, edits=dated(made="2090-01-01", expires="2091-01-01")))
+    assert (store.path / "time").read_bytes().splitlines()[1:] == [b"floor 2090-01-01", b"by tiny 2 %s" % ID]
+    store.install(make(1, edits=(other, *dated(made="2090-01-01", expires="2091-01-01"))))
+
+
+@pytest.mark.parametrize("number", [7, 2**31 - 1])
+def test_what_a_stolen_key_signed_is_forgotten_with_it(
+    store: Store, make: Release, trust: Callable[[bytes], Path], number: int
+) -> None:
+    """The highest counter and the latest day, then the roots replace the key: updates go on, and none of its comes."""
+    roles = Roles(expires="9999-12-31")
+    trust(roles.build())
+    store.install(make(1, key=SECOND))
+    thief = make(number, edits=dated(made="9999-12-30"))
+    store.install(thief)
+    store.refuses(make(2, key=SECOND), REFUSED, f"lower than {number}")
+    trust(roles.but(version="2", release=(SECOND,)).build())
+    store.refuses(make(number, edits=dated(made="2090-01-01")), REFUSED, "which the trust file does not list")
+    store.install(make(2, key=SECOND, edits=dated(made="2090-01-01", expires="2091-01-01")))
+    assert (store.path / "time").read_bytes().splitlines()[1] == b"floor 2090-01-01"
+    assert store.status()["floor"] == 2
+    store.refuses(make(1, key=SECOND), REFUSED, "lower than 2")
+    gives_results(store)
+
+
+def test_a_release_made_when_its_trust_file_has_expired(
+    store: Store, make: Release, trust: Callable[[bytes], Path]
+) -> None:
+    trust(Roles(expires="2090-01-01").build())
+    store.install(make(1))
+    store.refuses(make(2, edits=dated(made="2090-01-01")), REFUSED, "the trust file expired on 2090-01-01")
+    store.install(make(2, edits=dated(made="2089-12-31")))
+
+
+def test_stores_that_noted_no_signer(store: Store, make: Release) -> None:
+    """As they were written before: they are read, and keep what they say."""
+    store.install(make(3, edits=dated(made="2098-05-05")))
+    for name, line in (("functions/tiny", b"signer "), ("time", b"by ")):
+        path = store.path / name
+        lines = path.read_bytes().splitlines(keepends=True)
+        path.write_bytes(b"".join(one for one in lines if not one.startswith(line)))
+    store.refuses(make(2), REFUSED, "lower than 3")
+    store.refuses(make(4, edits=dated(made="2090-01-01", expires="2098-05-05")), REFUSED, "expired")
+    gives_results(store)
+    store.install(make(4, edits=dated(made="2098-05-06")))
+    assert store.status()["floor"] == 4
 
 
 @pytest.mark.parametrize(
