@@ -74,15 +74,22 @@ static bool listen_to(struct trial *trial) {
   return true;
 }
 
+static pid_t look(const struct trial *trial, int *ended, int options) {
+  pid_t child;
+  do child = waitpid(trial->child, ended, options);
+  while (child < 0 && errno == EINTR);
+  return child;
+}
+
 /* False when the time was over; then it was ended. */
 static bool wait_for(struct trial *trial, int *ended) {
   uint64_t end = eb_clock_ms() + limit_ms();
   static const struct timespec moment = {.tv_nsec = 1000000};
   struct pollfd said = {.fd = trial->errors, .events = POLLIN};
-  while (waitpid(trial->child, ended, WNOHANG) == 0) {
+  while (look(trial, ended, WNOHANG) == 0) {
     if (eb_clock_ms() >= end) {
       kill(trial->child, SIGKILL);
-      while (waitpid(trial->child, ended, 0) < 0 && errno == EINTR) continue;
+      look(trial, ended, 0);
       return false;
     }
     if (said.fd < 0) {
@@ -107,33 +114,46 @@ static const char *message_of(struct trial *trial) {
   return strncmp(trial->text, prefix, strlen(prefix)) == 0 ? trial->text + strlen(prefix) : trial->text;
 }
 
+static const char hint[] = "what was current stays; compile the release again, with a higher release counter";
+
+static eb_status judge_signal(int number, eb_error *error) {
+  if (number == SIGKILL) {
+    return eb_fail(error, EB_MEMORY, "free memory, then install it again",
+                   "the canary was killed, as the kernel does where memory runs out");
+  }
+  return eb_fail(error, EB_CHECK, hint, "the canary failed: it crashed (%s)", strsignal(number));
+}
+
 static eb_status judge(struct trial *trial, bool in_time, int ended, eb_error *error) {
-  static const char hint[] = "what was current stays; compile the release again, with a higher release counter";
   if (!in_time) {
     return eb_fail(error, EB_CHECK, hint, "the canary failed: it did not end within %llu s",
                    (unsigned long long)((limit_ms() + 999) / 1000));
   }
-  if (WIFSIGNALED(ended) && WTERMSIG(ended) == SIGKILL) {
-    return eb_fail(error, EB_MEMORY, "free memory, then install it again",
-                   "the canary was killed, as the kernel does where memory runs out");
-  }
-  if (WIFSIGNALED(ended)) {
-    return eb_fail(error, EB_CHECK, hint, "the canary failed: it crashed (%s)", strsignal(WTERMSIG(ended)));
-  }
+  if (WIFSIGNALED(ended)) return judge_signal(WTERMSIG(ended), error);
   int code = WEXITSTATUS(ended);
   if (code == 0) return EB_OK;
   const char *message = message_of(trial);
   /* What another attempt may not meet again is no reason to refuse the release for ever. */
-  if (code == EB_IO || code == EB_MEMORY) {
-    return eb_fail(error, (eb_status)code, "make room, then install it again", "the canary could not run: %s", message);
+  if (code == EB_IO || eb_launch_failed(code)) {
+    return eb_fail(error, code == EB_IO ? EB_IO : EB_MEMORY,
+                   code == 127 ? "free memory; if it comes again, this device lacks a library of the release's runtime"
+                               : "make room, then install it again",
+                   "the canary could not run: %s", message);
   }
   return eb_fail(error, EB_CHECK, hint, "the canary failed: exit code %d%s%s", code, *message ? ": " : "", message);
 }
 
-eb_status eb_canary(struct eb_store *store, const struct eb_head *head, const char *trust_path,
-                    const struct eb_cpu *cpu, eb_error *error) {
+/* Whether it failed at what a machine may fail at for a moment, such as a read: at all but the check itself, and time.
+ */
+static bool is_worth_another(bool in_time, int ended) {
+  return in_time && !(WIFEXITED(ended) && WEXITSTATUS(ended) == EB_CHECK);
+}
+
+static eb_status try_once(struct eb_store *store, const struct eb_head *head, const char *trust_path,
+                          const struct eb_cpu *cpu, bool *again, eb_error *error) {
   struct trial trial = {0};
   int runtime, ended = EB_IO << 8; /* until we are told how: nobody has seen it pass */
+  *again = false;
   eb_status status = eb_launch_open(store, head, cpu, &runtime, error);
   if (status) return status;
   status = start(store, head, trust_path, runtime, &trial, error);
@@ -141,5 +161,19 @@ eb_status eb_canary(struct eb_store *store, const struct eb_head *head, const ch
   if (status) return status;
   bool in_time = wait_for(&trial, &ended);
   close(trial.errors);
+  *again = is_worth_another(in_time, ended);
   return judge(&trial, in_time, ended, error);
+}
+
+eb_status eb_canary(struct eb_store *store, const struct eb_head *head, const char *trust_path,
+                    const struct eb_cpu *cpu, eb_error *error) {
+  bool again, holds;
+  eb_status status = try_once(store, head, trust_path, cpu, &again, error);
+  if (status == EB_CHECK && again) status = try_once(store, head, trust_path, cpu, &again, error);
+  if (status != EB_CHECK || !again) return status;
+  /* A disk that lost, or does not give back, what was written to it is not the release's fault either. */
+  if (eb_store_holds_all(store, &head->manifest, &holds, error)) return error->status;
+  return holds ? status
+               : eb_fail(error, EB_IO, "the store's disk may be damaged; look into the system's log",
+                         "the store does not give back what was written to it");
 }

@@ -342,6 +342,12 @@ static void tell_rollback(void *context, const char *from, const char *to) {
   eb_json_flush(commands->err);
 }
 
+static void tell_not_counted(void *context, const eb_error *error) {
+  const struct eb_commands *commands = context;
+  eb_json_print(commands->err, "warning: crashes of this release are not counted: %s\n", error->message);
+  eb_json_flush(commands->err);
+}
+
 /* The runtime gets our options, but not `run NAME`, and the store and the keys that we found. */
 static eb_status make_arguments(const struct eb_commands *commands, const struct opened *opened,
                                 const char *argv[ARGUMENTS_MAX], eb_error *error) {
@@ -375,6 +381,7 @@ static eb_status run(struct eb_commands *commands, struct opened *opened, eb_err
                                    .cpu = &commands->cpu,
                                    .argv = argv,
                                    .rolled_back = tell_rollback,
+                                   .not_counted = tell_not_counted,
                                    .context = commands};
   return eb_supervise(&supervise, &commands->code, error);
 }

@@ -238,6 +238,7 @@ static eb_status visit_all(const uint8_t *entries, size_t size,
 eb_status eb_disk_list(const struct eb_folder *folder, eb_status (*visit)(void *context, const char *name, eb_error *),
                        void *context, eb_error *error) {
   _Alignas(8) uint8_t entries[8192];
+  if (folder->fd < 0) return EB_OK; /* it is not there */
   if (lseek(folder->fd, 0, SEEK_SET) < 0) return failed(folder, "", "list", error);
   for (;;) {
     long got = syscall(SYS_getdents64, folder->fd, entries, sizeof entries);
@@ -258,6 +259,10 @@ eb_status eb_disk_room(const struct eb_folder *folder, uint64_t *bytes, eb_error
 eb_status eb_disk_lock(const struct eb_folder *folder, const char *name, int *fd, eb_error *error) {
   static const struct timespec step = {.tv_nsec = LOCK_STEP_MS * 1000000L};
   *fd = openat(folder->fd, name, O_RDWR | O_CREAT | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC, 0600);
+  if (*fd < 0 && errno == EROFS) {
+    *fd = openat(folder->fd, name, O_RDONLY | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC);
+    if (*fd < 0 && errno == ENOENT) return EB_OK;
+  }
   if (*fd < 0) return failed(folder, name, "open", error);
   for (int waited = 0; flock(*fd, LOCK_EX | LOCK_NB); waited += LOCK_STEP_MS) {
     if (errno == EINTR) continue;

@@ -57,7 +57,8 @@ eb_status eb_disk_list(const struct eb_folder *folder, eb_status (*visit)(void *
 /* Bytes that this user may still write. */
 eb_status eb_disk_room(const struct eb_folder *folder, uint64_t *bytes, eb_error *error);
 
-/* A lock that one process has at a time; waits 10 s. Closing *fd gives it back. */
+/* A lock that one process has at a time; waits 10 s. Closing *fd gives it back; it is -1 where the disk is read-only
+ * and nobody locked it before, so that nobody can change anything. */
 eb_status eb_disk_lock(const struct eb_folder *folder, const char *name, int *fd, eb_error *error);
 
 #endif

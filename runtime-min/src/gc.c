@@ -97,7 +97,7 @@ static eb_status need_all(struct sweep *sweep, eb_error *error) {
   while (size < 2 * sweep->count) size *= 2;
   status = eb_arena_open(&sweep->needed.memory, size * EB_SHA256_BYTES, error);
   if (status) return status;
-  sweep->needed.slot = (uint8_t(*)[EB_SHA256_BYTES])(void *)sweep->needed.memory.base;
+  sweep->needed.slot = (uint8_t (*)[EB_SHA256_BYTES])(void *)sweep->needed.memory.base;
   sweep->needed.mask = size - 1;
   sweep->counting = false;
   return eb_disk_list(functions, need_state, sweep, error);
@@ -172,5 +172,6 @@ eb_status eb_gc(struct eb_store *store, struct eb_gc_result *result, eb_error *e
   if (!status) status = sweep_folder(&sweep, &store->trusts, sweep_trust, error);
   eb_arena_close(&sweep.needed.memory);
   eb_arena_close(&memory);
+  if (!status && error) error->status = EB_OK; /* a head that is gone was no reason to stop */
   return status;
 }

@@ -38,9 +38,17 @@ eb_status eb_launch_open(struct eb_store *store, const struct eb_head *head, con
   return status;
 }
 
+static _Noreturn void give_up(const char *what) {
+  char text[160];
+  eb_status status = eb_is_shortage(errno) ? EB_MEMORY : EB_UNSUPPORTED;
+  int length = snprintf(text, sizeof text, "error: cannot %s: %s\n", what, strerror(errno));
+  if (length > 0 && write(STDERR_FILENO, text, (size_t)length) < 0) _exit((int)status);
+  _exit((int)status);
+}
+
 _Noreturn void eb_launch_become(int runtime, char *const *argv, const int streams[3], pid_t parent, int death_signal) {
   for (int number = 0; number < 3; number++) {
-    if (streams[number] >= 0) dup2(streams[number], number);
+    if (streams[number] >= 0 && dup2(streams[number], number) < 0) give_up("set up its streams");
   }
   prctl(PR_SET_PDEATHSIG, death_signal);
   /* It may have died before it was asked to tell. */
@@ -48,8 +56,10 @@ _Noreturn void eb_launch_become(int runtime, char *const *argv, const int stream
   /* A script's interpreter opens it by its descriptor. */
   fcntl(runtime, F_SETFD, 0);
   fexecve(runtime, argv, environ);
-  char text[160];
-  int length = snprintf(text, sizeof text, "error: cannot execute the release's edgebuild-run: %s\n", strerror(errno));
-  if (length > 0 && write(STDERR_FILENO, text, (size_t)length) < 0) _exit(EB_IO);
-  _exit(EB_UNSUPPORTED);
+  give_up("execute the release's edgebuild-run");
+}
+
+bool eb_launch_failed(int code) {
+  /* ld.so exits with 127, for want of memory as of a library. */
+  return code == EB_MEMORY || code == 127;
 }

@@ -156,7 +156,17 @@ static eb_status run_command(const struct eb_options *options, int argc, char **
   return status;
 }
 
+/* A standard stream that is closed stays so for who uses it, but no file of the store gets its number: what is said
+ * would be written into that. */
+static void occupy_streams(void) {
+  static const int unusable[] = {O_WRONLY, O_RDONLY, O_RDONLY};
+  for (int number = 0; number < 3; number++) {
+    if (fcntl(number, F_GETFD) < 0 && errno == EBADF && open("/dev/null", unusable[number]) != number) _exit(EB_IO);
+  }
+}
+
 int main(int argc, char **argv) {
+  occupy_streams();
   signal(SIGPIPE, SIG_IGN);
   /* Ignored by who started us, it would leave no exit code of a child. */
   signal(SIGCHLD, SIG_DFL);

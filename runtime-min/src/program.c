@@ -1,8 +1,10 @@
 #include "program.h"
 
 #include <dlfcn.h>
+#include <errno.h>
 #include <link.h>
 #include <stdio.h>
+#include <string.h>
 #include <unistd.h>
 
 #include "sealed.h"
@@ -37,6 +39,25 @@ static eb_status check_table(const struct eb_program *program, uint64_t needs, e
   return EB_OK;
 }
 
+/* The loader tells no number of what it failed at, only words. */
+static bool tells_of_shortage(const char *text) {
+  static const char *const words[] = {"failed to map segment", "cannot map zero-fill pages", "memory protection"};
+  static const int problems[] = {ENOMEM, EMFILE, ENFILE, EIO, EINTR};
+  for (size_t i = 0; i < sizeof words / sizeof *words; i++) {
+    if (strstr(text, words[i])) return true;
+  }
+  for (size_t i = 0; i < sizeof problems / sizeof *problems; i++) {
+    if (strstr(text, strerror(problems[i]))) return true;
+  }
+  return false;
+}
+
+static eb_status not_loaded(const char *text, eb_error *error) {
+  bool shortage = tells_of_shortage(text);
+  return eb_fail(error, shortage ? EB_MEMORY : EB_REFUSED, shortage ? "free memory, or end other processes" : remake,
+                 "cannot load program.so: %s", text);
+}
+
 eb_status eb_program_open(struct eb_program *program, eb_bytes image, const uint8_t sha256[EB_SHA256_BYTES],
                           uint64_t needs, const struct eb_cpu *cpu, eb_error *error) {
   *program = (struct eb_program){0};
@@ -48,7 +69,7 @@ eb_status eb_program_open(struct eb_program *program, eb_bytes image, const uint
   program->handle = dlopen(path, RTLD_NOW | RTLD_LOCAL);
   if (!program->handle) {
     close(fd);
-    return eb_fail(error, EB_REFUSED, remake, "cannot load program.so: %s", dlerror());
+    return not_loaded(dlerror(), error);
   }
   program->fd = fd;
   program->table = dlsym(program->handle, "eb_program");

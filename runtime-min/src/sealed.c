@@ -12,6 +12,10 @@
 #define MEMFD_EXEC 16u /* Linux 6.3; older kernels refuse the flag and need none */
 
 static eb_status system_failed(const char *name, const char *what, eb_error *error) {
+  if (eb_is_shortage(errno)) {
+    return eb_fail(error, EB_MEMORY, "free memory, or end other processes", "cannot load %s: %s: %s", name, what,
+                   strerror(errno));
+  }
   return eb_fail(error, EB_UNSUPPORTED, "edgebuild-run needs Linux 3.17 or newer, with /proc", "cannot load %s: %s: %s",
                  name, what, strerror(errno));
 }

@@ -1,5 +1,6 @@
 #include "status.h"
 
+#include <errno.h>
 #include <stdarg.h>
 #include <stdio.h>
 
@@ -12,6 +13,14 @@ eb_status eb_fail(eb_error *error, eb_status status, const char *hint, const cha
   va_end(list);
   snprintf(error->hint, sizeof error->hint, "%s", hint);
   return status;
+}
+
+bool eb_is_shortage(int problem) {
+  static const int shortages[] = {ENOMEM, EAGAIN, EMFILE, ENFILE, ENOBUFS, ENOSPC, EDQUOT, EIO, EROFS, EINTR};
+  for (size_t i = 0; i < sizeof shortages / sizeof *shortages; i++) {
+    if (problem == shortages[i]) return true;
+  }
+  return false;
 }
 
 const char *eb_status_name(eb_status status) {

@@ -13,4 +13,8 @@
 __attribute__((format(printf, 4, 5))) eb_status eb_fail(eb_error *error, eb_status status, const char *hint,
                                                         const char *format, ...);
 
+/* Whether an errno tells of something that the machine has run out of, or that failed for a moment: it says nothing
+ * about the file that was being loaded. */
+bool eb_is_shortage(int problem);
+
 #endif

@@ -50,17 +50,23 @@ static bool has_failed(const struct eb_state *state) {
   return state->crashes >= EB_CRASHES_MAX && state->previous[0];
 }
 
-/* Ends a change: a release that has failed is given up on the way. `damaged`: its files in the store are to blame, so
- * that it may be installed again. */
-static eb_status end_change(struct eb_supervise *run, struct eb_state *state, bool changed, bool damaged,
+/* Ends a change: a release that has failed is given up on the way. `blameless`: something else is to blame, so that it
+ * may be installed again. Where the disk does not take that, the other release runs all the same. */
+static eb_status end_change(struct eb_supervise *run, struct eb_state *state, bool changed, bool blameless,
                             bool *given_up, eb_error *error) {
   char from[EB_ID_TEXT];
   memcpy(from, state->current, EB_ID_TEXT);
   *given_up = has_failed(state);
-  if (*given_up) eb_state_roll_back(state, !damaged);
+  if (*given_up) eb_state_roll_back(state, !blameless);
   eb_status status = eb_store_state_end(run->store, run->name, changed || *given_up ? state : NULL, error);
-  if (!status && *given_up) run->rolled_back(run->context, from, state->current);
+  if (*given_up && status) memcpy(run->instead, state->current, EB_ID_TEXT);
+  if (*given_up) run->rolled_back(run->context, from, state->current);
   return status;
+}
+
+/* A disk that takes no account of crashes keeps no release from running. */
+static void warn(const struct eb_supervise *run, eb_status status, const eb_error *error) {
+  if (status) run->not_counted(run->context, error);
 }
 
 /* What is to be run: the current release, or the one before it when that has failed and nobody noticed (the power
@@ -68,15 +74,24 @@ static eb_status end_change(struct eb_supervise *run, struct eb_state *state, bo
  */
 static eb_status choose(struct eb_supervise *run, struct attempt *attempt, eb_error *error) {
   bool found, given_up;
-  eb_status status = eb_store_state_begin(run->store, run->name, &attempt->before, &found, error);
+  eb_error why;
+  eb_status status = eb_store_state_begin(run->store, run->name, &attempt->before, &found, &why);
+  bool locked = status == EB_OK;
+  warn(run, status, &why);
+  /* Without the lock it can be read all the same. */
+  if (!locked) status = eb_store_state(run->store, run->name, &attempt->before, &found, error);
   if (status) return status;
   if (!found) {
     eb_store_state_end(run->store, run->name, NULL, NULL);
     return not_installed(run, error);
   }
-  status = end_change(run, &attempt->before, false, false, &given_up, error);
-  memcpy(attempt->id, attempt->before.current, EB_ID_TEXT);
-  return status;
+  if (locked) {
+    warn(run, end_change(run, &attempt->before, false, false, &given_up, &why), &why);
+  } else if (has_failed(&attempt->before)) {
+    memcpy(run->instead, attempt->before.previous, EB_ID_TEXT);
+  }
+  memcpy(attempt->id, run->instead[0] ? run->instead : attempt->before.current, EB_ID_TEXT);
+  return EB_OK;
 }
 
 /* Opens the state to change it while the release is still the current one; *open is false where it is not. */
@@ -96,9 +111,10 @@ static eb_status raise_crashes(struct eb_supervise *run, struct attempt *attempt
   eb_status status = reopen(run, attempt, &state, &open, error);
   if (status || !open) return status;
   bool raises = !state.confirmed && state.crashes < EB_CRASHES_MAX;
-  attempt->raised = !state.confirmed;
   state.crashes += raises;
-  return eb_store_state_end(run->store, run->name, raises ? &state : NULL, error);
+  status = eb_store_state_end(run->store, run->name, raises ? &state : NULL, error);
+  attempt->raised = !status && !state.confirmed;
+  return status;
 }
 
 static eb_status confirm(struct eb_supervise *run, struct attempt *attempt, eb_error *error) {
@@ -136,7 +152,7 @@ static eb_status restore(struct eb_supervise *run, const struct attempt *attempt
   return eb_store_state_end(run->store, run->name, changes ? &state : NULL, error);
 }
 
-static eb_status count_crash(struct eb_supervise *run, const struct attempt *attempt, bool damaged, bool *given_up,
+static eb_status count_crash(struct eb_supervise *run, const struct attempt *attempt, bool blameless, bool *given_up,
                              eb_error *error) {
   struct eb_state state;
   bool open;
@@ -145,7 +161,7 @@ static eb_status count_crash(struct eb_supervise *run, const struct attempt *att
   if (status || !open) return status;
   bool raises = (state.confirmed || !attempt->raised) && state.crashes < EB_CRASHES_MAX;
   state.crashes += raises;
-  return end_change(run, &state, raises, damaged, given_up, error);
+  return end_change(run, &state, raises, blameless, given_up, error);
 }
 
 /* The head and the runtime of the release. *damaged: it is the store that is to blame. */
@@ -219,9 +235,15 @@ static bool take_result(struct eb_supervise *run, struct attempt *attempt) {
 
 /* True when the process has ended. */
 static bool take_signal(struct attempt *attempt) {
-  struct signalfd_siginfo info;
-  if (read(attempt->signals, &info, sizeof info) != (ssize_t)sizeof info) return false;
-  if (info.ssi_signo == SIGCHLD) return waitpid(attempt->child, &attempt->ended, WNOHANG) == attempt->child;
+  struct signalfd_siginfo info = {.ssi_signo = SIGCHLD};
+  ssize_t got = read(attempt->signals, &info, sizeof info);
+  if (got < 0 && errno == EINTR) return false;
+  if (got != (ssize_t)sizeof info || info.ssi_signo == SIGCHLD) {
+    pid_t ended;
+    do ended = waitpid(attempt->child, &attempt->ended, WNOHANG);
+    while (ended < 0 && errno == EINTR);
+    return ended == attempt->child;
+  }
   attempt->told_to_end = true;
   kill(attempt->child, (int)info.ssi_signo);
   return false;
@@ -258,11 +280,17 @@ static bool has_crashed(const struct attempt *attempt) {
   return code != EB_OK && code != EB_INPUT && code != EB_IO;
 }
 
+/* It did not come to run: the store has damaged files of it, or the machine lacked something. */
+static bool is_blameless(const struct attempt *attempt) {
+  if (!WIFEXITED(attempt->ended)) return false;
+  int code = WEXITSTATUS(attempt->ended);
+  return code == EB_REFUSED || eb_launch_failed(code);
+}
+
 static eb_status settle(struct eb_supervise *run, struct attempt *attempt, bool *again, eb_error *error) {
   eb_status status = EB_OK;
   if (attempt->gave_result && !attempt->confirmed) status = confirm(run, attempt, error);
-  bool refused = WIFEXITED(attempt->ended) && WEXITSTATUS(attempt->ended) == EB_REFUSED;
-  if (!status && has_crashed(attempt)) return count_crash(run, attempt, refused, again, error);
+  if (!status && has_crashed(attempt)) return count_crash(run, attempt, is_blameless(attempt), again, error);
   if (!status && attempt->gave_result && !attempt->well) return forget_crashes(run, attempt, error);
   if (!status && attempt->raised && !attempt->gave_result) status = restore(run, attempt, error);
   return status;
@@ -270,13 +298,18 @@ static eb_status settle(struct eb_supervise *run, struct attempt *attempt, bool 
 
 static eb_status run_release(struct eb_supervise *run, struct attempt *attempt, const sigset_t *old_signals,
                              bool *again, int *code, eb_error *error) {
-  eb_status status = raise_crashes(run, attempt, error);
-  if (!status) status = start(run, attempt, old_signals, error);
-  if (status) return status;
+  eb_error why;
+  warn(run, raise_crashes(run, attempt, &why), &why);
+  eb_status status = start(run, attempt, old_signals, error);
+  if (status) {
+    if (attempt->raised) restore(run, attempt, NULL); /* what did not start did not crash */
+    return status;
+  }
   watch(run, attempt);
   close(attempt->ready);
   *code = WIFSIGNALED(attempt->ended) ? 128 + WTERMSIG(attempt->ended) : WEXITSTATUS(attempt->ended);
-  return settle(run, attempt, again, error);
+  warn(run, settle(run, attempt, again, &why), &why);
+  return EB_OK;
 }
 
 static eb_status run_once(struct eb_supervise *run, int signals, const sigset_t *old_signals, bool *again, int *code,
@@ -287,7 +320,8 @@ static eb_status run_once(struct eb_supervise *run, int signals, const sigset_t 
   eb_status status = choose(run, &attempt, error);
   if (status) return status;
   status = open_release(run, &attempt, &damaged, error);
-  if (damaged && count_crash(run, &attempt, true, again, NULL) == EB_OK && *again) return EB_OK;
+  if (damaged) count_crash(run, &attempt, true, again, NULL);
+  if (*again) return EB_OK;
   if (!status) status = run_release(run, &attempt, old_signals, again, code, error);
   if (attempt.runtime >= 0) close(attempt.runtime);
   return status;

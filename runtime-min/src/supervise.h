@@ -14,7 +14,11 @@ struct eb_supervise {
   const char **argv;
   /* Called when a release was given up, before the previous one starts. */
   void (*rolled_back)(void *context, const char *from, const char *to);
+  /* Called when the state could not be changed; what is to run runs all the same. */
+  void (*not_counted)(void *context, const eb_error *error);
   void *context;
+  char instead[EB_ID_TEXT]; /* empty, or what runs instead of a release that was given up without the store's knowledge
+                             */
 };
 
 #define EB_SUPERVISE_ARGUMENTS 4

@@ -5,13 +5,14 @@ import json
 import os
 import subprocess
 from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
 import tiny
 from machine import HOST
-from published import manifest_id, publish
+from published import manifest_id, publish, served
 from roles import Roles
 from store import SCRIPT, release
 
@@ -26,7 +27,7 @@ TRUST = {
     "roles": Roles().build(),
     "other roles": Roles(version="2", made="2026-02-02", release=(ANOTHER,)).build(),
 }
-FLOORS = {"roles": "2026-01-01", "other roles": "2026-03-03"}
+FLOORS = {"roles": "2026-01-01", "other roles": f"2026-03-03\nby tiny 2 {ANOTHER.id}"}
 """The time floor behind what is installed with a trust file: the latest date in it and the release."""
 NOISE = b"".join(hashlib.sha256(bytes([i])).digest() for i in range(64))
 
@@ -39,6 +40,8 @@ class Releases:
     program: bytes
     real: bool = False
     bundles: dict[str, bytes] = field(default_factory=dict)
+    servers: ExitStack = field(default_factory=ExitStack)
+    urls: dict[Path, str] = field(default_factory=dict)
 
     def bundle(self, name: str) -> bytes:
         """Release `name`: its number, and behind it `c` if it crashes, `f` if its canary fails, `k` if it has a date
@@ -67,6 +70,22 @@ class Releases:
             pairs = [(self.bundle(old), self.delta(old, new).read_bytes())] if old else []
             publish(folder, self.bundle(new), pairs)
         return folder
+
+    def published_with_trust(self, new: str, trust: str) -> Path:
+        """A folder of a release by the key that only this trust file, which lies in it, lists."""
+        folder = self.folder / f"published-{new}-{trust.replace(' ', '-')}"
+        if not folder.exists():
+            data = TRUST[trust]
+            row = {"file": "trust", "size": len(data), "sha256": hashlib.sha256(data).hexdigest(), "version": 2}
+            publish(folder, self.bundle(new), key=ANOTHER, trust=row)
+            (folder / "trust").write_bytes(data)
+        return folder
+
+    def url_of(self, folder: Path) -> str:
+        """The folder behind a server, which ends with this process."""
+        if folder not in self.urls:
+            self.urls[folder] = self.servers.enter_context(served(folder)).url
+        return self.urls[folder]
 
     def name_of(self, identity: str) -> str:
         (name,) = [name for name, bundle in self.bundles.items() if manifest_id(bundle) == identity]
@@ -185,12 +204,18 @@ class Operation:
     retry: str = ""  # the bundle that must install afterwards; "": the same must succeed again
     code: int = OK
     trust: str = "keys"  # that is given to it, and from then on
+    taken: str = ""  # that lies beside the release, and counts from then on
     runs: bool = True  # what is current before it runs
 
     @property
     def repeats(self) -> bool:
         """A second time it does what the first time was cut off."""
         return not self.retry or self.name in {"gc", "run, first result"}
+
+    @property
+    def kept(self) -> str:
+        """The trust file that the store has afterwards."""
+        return self.taken or self.trust
 
     @property
     def outcomes(self) -> set[str]:
@@ -252,6 +277,21 @@ def follow(old: str, new: str) -> Arguments:
     return lambda releases: ["follow", releases.published(old, new), "--target", "test"]
 
 
+def follow_url(old: str, new: str) -> Arguments:
+    return lambda releases: ["follow", releases.url_of(releases.published(old, new)), "--target", "test"]
+
+
+def follow_with_trust(new: str, trust: str, *, http: bool = False) -> Arguments:
+    def arguments(releases: Releases) -> list[object]:
+        folder = releases.published_with_trust(new, trust)
+        return ["follow", releases.url_of(folder) if http else folder]
+
+    return arguments
+
+
+NEXT_TRUST = {"trust": "roles", "taken": "other roles"}
+
+
 def plain(*arguments: object) -> Arguments:
     return lambda _: list(arguments)
 
@@ -273,6 +313,24 @@ OPERATIONS = (
     Operation("follow, first", nothing, follow("", "1"), "", "1"),
     Operation("follow, whole", installed("1"), follow("", "2"), "1", "2"),
     Operation("follow, delta", installed("1"), follow("1", "2"), "1", "2"),
+    Operation("follow, http", installed("1"), follow_url("1", "2"), "1", "2"),
+    Operation("follow, http, whole", installed("1"), follow_url("", "2"), "1", "2"),
+    Operation(
+        "follow, next trust",
+        installed("1", trust="roles"),
+        follow_with_trust("2k", "other roles"),
+        "1",
+        "2k",
+        **NEXT_TRUST,
+    ),
+    Operation(
+        "follow, next trust, http",
+        installed("1", trust="roles"),
+        follow_with_trust("2k", "other roles", http=True),
+        "1",
+        "2k",
+        **NEXT_TRUST,
+    ),
     Operation("rollback", installed("1", "2"), plain("rollback", "tiny"), "2", "1", "3"),
     Operation("rollback --bad", installed("1", "2"), plain("rollback", "tiny", "--bad"), "2", "1", "3"),
     Operation("gc", littered, plain("gc"), "2", "2", "3"),

@@ -167,8 +167,8 @@ def downgraded(device: Device, operation: Operation) -> list[str]:
     """A release is never current without the trust file and the time floor that it was accepted with."""
     kept = {name: path.read_bytes() for name in ("trust", "time") if (path := device.store / name).is_file()}
     wanted = {
-        "trust": TRUST[operation.trust],
-        "time": f"edgebuild-time 1\nfloor {FLOORS[operation.trust]}\n".encode(),
+        "trust": TRUST[operation.kept],
+        "time": f"edgebuild-time 1\nfloor {FLOORS[operation.kept]}\n".encode(),
     }
     return [f"`{name}` is not the one of the release" for name in wanted if kept.get(name) != wanted[name]]
 
@@ -181,7 +181,7 @@ def judge(device: Device, operation: Operation, where: str, allowed: Sequence[st
         problems.append(f"the current release is {current or 'none'}")
     elif current and not problems and operation.runs:
         taken, problems = start(device, current)
-    if current == operation.after and operation.trust in FLOORS:
+    if current == operation.after and operation.kept in FLOORS:
         problems += downgraded(device, operation)
     return Verdict(where, current, taken, (*problems, *retry(device, operation)))
 
