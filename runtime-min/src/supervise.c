@@ -20,6 +20,7 @@
 struct attempt {
   struct eb_state before;
   char id[EB_ID_TEXT]; /* of the release */
+  bool unlocked;       /* the state could not be locked: nothing is counted */
   bool raised;         /* its crashes were raised before it started */
   bool gave_result;
   bool confirmed; /* and the state says so */
@@ -77,6 +78,7 @@ static eb_status choose(struct eb_supervise *run, struct attempt *attempt, eb_er
   eb_error why;
   eb_status status = eb_store_state_begin(run->store, run->name, &attempt->before, &found, &why);
   bool locked = status == EB_OK;
+  attempt->unlocked = !locked;
   warn(run, status, &why);
   /* Without the lock it can be read all the same. */
   if (!locked) status = eb_store_state(run->store, run->name, &attempt->before, &found, error);
@@ -97,6 +99,8 @@ static eb_status choose(struct eb_supervise *run, struct attempt *attempt, eb_er
 /* Opens the state to change it while the release is still the current one; *open is false where it is not. */
 static eb_status reopen(struct eb_supervise *run, const struct attempt *attempt, struct eb_state *state, bool *open,
                         eb_error *error) {
+  *open = false;
+  if (attempt->unlocked) return EB_OK;
   eb_status status = eb_store_state_begin(run->store, run->name, state, open, error);
   if (status) return status;
   if (*open && strcmp(state->current, attempt->id) == 0) return EB_OK;

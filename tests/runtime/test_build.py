@@ -34,6 +34,7 @@ LAYERS = (
     {"canary"},
     {"install", "supervise"},
     {"install_delta"},
+    {"chunks"},
     {"index", "remote"},
     {"follow"},
     {"stream", "json", "latency"},

@@ -1,5 +1,6 @@
 """Bad moments of a device: a disk that became read-only, closed streams, a wrong clock, several at once (SPEC 11)."""
 
+import fcntl
 import json
 import os
 import signal
@@ -262,6 +263,19 @@ def test_an_installer_that_is_stopped(store: Store, scripted: Callable[..., byte
         assert "the store is in use" in done.stderr
         process.kill()
     store.install(bundle)
+
+
+def test_a_state_that_stays_locked(store: Store, scripted: Callable[..., bytes]) -> None:
+    """By a process that is stopped: what is installed runs all the same, after one wait."""
+    store.install(scripted(1))
+    with (store.path / "state-lock").open() as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        start = time.monotonic()
+        done = store.run("run", "tiny")
+        assert (done.returncode, done.stdout) == (OK, "ran\n")
+        assert NOT_COUNTED in done.stderr
+        assert time.monotonic() - start < 18
+    assert store.status()["crashes"] == 0
 
 
 def test_output_that_nobody_takes(store: Store, make: Release) -> None:
