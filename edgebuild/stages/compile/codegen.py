@@ -17,8 +17,10 @@ ABI = 1
 BUG = "this is a bug in edgebuild, or `cpu` and `attributes` of the target do not fit together"
 MAGIC = 0x31504245
 _LLVM_NAMES = {"fp16": "fullfp16"}
-_BASE = {"x86_64": ("64bit", "sse2"), "aarch64": ("neon",), "riscv64": ("m", "a", "f", "d")}
+_BASE = {"x86_64": ("64bit", "sse2"), "aarch64": ("neon",), "riscv64": ("64bit", "m", "a", "f", "d")}
 """What every device of an architecture has, and the calling convention needs (LLVM's names)."""
+_OTHER_ABI = {"soft-float", "e", "zfinx", "zdinx", "zhinx"}
+"""What passes floats, or arguments, in other registers than the device's libraries and our kernels do."""
 
 
 # LLVM turns copying loops into calls of the first three, fma into fmaf, and on x86-64 before SSE4.1 rounding into the
@@ -135,6 +137,11 @@ def _check_features(target: Target, tvm_target: Any) -> None:
     And what `features` lists must be there: for kernels written for it LLVM would end this process, or never end.
     """
     used = _enabled(tvm_target)
+    if other := sorted(used & _OTHER_ABI):
+        raise RecipeError(
+            f"target {target.name}: attributes: {', '.join(other)} is another calling convention than its triple's",
+            "leave it out, or take another cpu",
+        )
     spelled = {feature: _LLVM_NAMES.get(feature, feature) for feature in FEATURES[target.arch]}
     lacking = [name for name in _BASE[target.arch] if name not in used]
     if lacking:
