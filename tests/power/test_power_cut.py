@@ -55,7 +55,10 @@ def test_power_lost_at_every_call(bench: Bench, operation: Operation) -> None:
     holds(lose_everywhere(bench, operation), operation)
 
 
-@pytest.mark.parametrize("name", ["install", "install, other roles", "repair", "follow, delta", "follow, next trust", "gc"])
+AGAIN = ("install", "install, other roles", "repair", "follow, delta", "follow, next trust", "gc")
+
+
+@pytest.mark.parametrize("name", AGAIN)
 def test_killed_then_done_again_then_power_lost(bench: Bench, name: str) -> None:
     holds(lose_after_cut(bench, BY_NAME[name]), BY_NAME[name])
 
