@@ -402,7 +402,8 @@ static enum outcome take_body(struct eb_remote *remote, const char *head, int co
   /* A server may give a part of what was asked for: the rest is asked for then. */
   uint64_t total = remote->left == EB_REMOTE_SIZE_ANY ? remote->size : start + remote->left;
   const char *whole = range ? strchr(range, '/') : NULL;
-  if (code == 206 && whole) number_of(whole + 1, &total);
+  bool known = code == 206 && whole && number_of(whole + 1, &total);
+  if (known && remote->size == EB_REMOTE_SIZE_ANY) remote->size = total;
   if (remote->size != EB_REMOTE_SIZE_ANY && total != remote->size) {
     return never(remote, "publish the release's folder again, whole", "it has %llu bytes and should have %llu",
                  (unsigned long long)total, (unsigned long long)remote->size);
@@ -466,6 +467,7 @@ static enum outcome connect_once(struct eb_remote *remote) {
   remote->watched_ms = eb_clock_ms();
   remote->watched = 0;
   remote->connections++;
+  if (strlen(remote->base) > EB_REMOTE_URL_MAX) return never(remote, "give a shorter one", "the name is too long");
   if (is_https(remote)) return open_curl(remote);
   return is_http(remote) ? open_http(remote) : open_local(remote);
 }

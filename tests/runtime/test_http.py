@@ -134,7 +134,7 @@ def test_ranges_that_are_given_in_part(store: Store, folder: Path, bundle_of_one
     def answer(connection: socket.socket, request: str) -> None:
         path, _, start = REQUEST.match(request).groups()
         data, first = (folder / path.rsplit("/")[-1]).read_bytes(), int(start)
-        piece = data[first : first + 60_000]
+        piece = data[first : first + (60_000 if len(data) > 60_000 else 300)]
         line = b"HTTP/1.1 206 Partial Content\r\nContent-Range: bytes %d-%d/%d\r\nContent-Length: %d\r\n\r\n"
         connection.sendall(line % (first, first + len(piece) - 1, len(data), len(piece)) + piece)
 
@@ -173,6 +173,10 @@ def test_the_request(store: Store, folder: Path) -> None:
     except OSError:
         pytest.skip("there is no IPv6 here")
     assert seen[0] == ("/a%20b/release.json", url.removeprefix("http://"))
+    for long in (f"http://h/{'x' * 1100}", "/x" * 600):
+        done = store.run("follow", long, "--target", "test")
+        assert done.returncode == IO
+        assert "the name is too long" in done.stderr
     for wrong in ("http://[::1/x", "http://h:0/x", "http://h:65536/x", "http://h/x#y", "http:///x", "http://[::1]x/"):
         done = store.run("follow", wrong, "--target", "test")
         assert done.returncode == IO
