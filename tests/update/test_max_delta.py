@@ -8,13 +8,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
 from command_line import Edgebuild
 from core.bundles import make_bundle
-from networks import Release, values
+from networks import Release, samples, values, write
 
 from edgebuild.core.bundle import file_rows
 from edgebuild.core.keys import signing_key
+from edgebuild.stages.quantize import Aim, Basis, Choices, Settings, Update, quantize
 from edgebuild.stages.runtime import runtime_binary
 
 
@@ -79,6 +81,21 @@ def test_what_cannot_fit_is_refused_with_numbers(
     assert "nothing fits" in said or "comes no nearer" in said
     assert any(character.isdigit() for character in said)
     assert "hint: allow" in said
+
+
+def test_a_price_gives_one_update(tuned: Any, tmp_path: Path) -> None:
+    """Whatever was tried before: or a search among prices misses the room that there is."""
+    seen = np.load(samples(tmp_path / "c.npz"))["x"]
+
+    def frames() -> list[dict[str, Any]]:
+        return [{"x": frame} for frame in seen]
+
+    first = quantize(onnx.load(write(tmp_path / "old.onnx", values())), frames)
+    basis = Basis(first.model, first.floating, Choices(first.report["observer"], first.factors, frozenset(), {}))
+    update = Update(onnx.load(write(tmp_path / "new.onnx", tuned)), frames, Settings(), basis)
+    once, dear, again = (update.choices(Aim(relative=price)) for price in (1e-4, 1e-2, 1e-4))
+    assert all(np.array_equal(once[name].q, again[name].q) for name in once)
+    assert any(not np.array_equal(once[name].q, dear[name].q) for name in once)
 
 
 @pytest.fixture

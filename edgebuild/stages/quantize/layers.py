@@ -160,7 +160,6 @@ class Rows:
         self.weight = rows_of(self._value, weight_axis(node)).astype(np.float64)
         bias = optional_input(node, 2)
         self.offset = constants[bias].astype(np.float64) if bias else None
-        self._bits: rate.Bits | None = None
 
     @cached_property
     def mean(self) -> Array:
@@ -229,18 +228,21 @@ class Rows:
         return np.abs(self.offset) / (float(self.ends.x.scale) * largest_bias(self.weight.shape[1]))
 
     def _integers(self, scale: Array, kept: Array, aim: Aim) -> Array:
-        """Int64 [O, K]; the bits of differences are those of the last call, where there was one."""
+        """Int64 [O, K]; where bits are dear, what differences cost is counted once and then used.
+
+        Nothing is kept from one price to the next: a table that fits few changes makes them dearer still, so that a
+        search among prices would miss the room that there is, and end elsewhere each time.
+        """
         old, covariance = self.old.q, self.covariance
         steps = self.weight / scale.astype(np.float64)[:, None]
         shape = (len(covariance), -1, steps.shape[1])
         least = aim.price * np.einsum("gkk->gk", covariance).mean(axis=1)[:, None]
         price = np.maximum(least, aim.relative * self.variance / scale.astype(np.float64).reshape(shape[:2]) ** 2)
-        near = old
-        for _ in range(2 if aim.relative and self._bits is None else 1):
-            bits = self._bits or rate.Bits.first()
+        near, bits = old, rate.Bits.first()
+        for _ in range(2 if aim.relative else 1):
             near = rate.near(steps.reshape(shape), old.reshape(shape), covariance, price, bits).reshape(steps.shape)
             near = np.where(kept[:, None], old, near).astype(np.int64)
-            self._bits = rate.Bits.of(near - old)
+            bits = rate.Bits.of(near - old)
         return near
 
     def layer(self, choice: Choice) -> Layer:
