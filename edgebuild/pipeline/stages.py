@@ -66,8 +66,10 @@ class Stages(Cached):
 
     def _make_ingest(self) -> dict[str, bytes]:
         import edgebuild.stages.ingest.onnx as onnx_files  # noqa: PLC0415 - imports onnx
+        from edgebuild.stages.compile import codegen  # noqa: PLC0415 - imports TVM, as the build will
         from edgebuild.stages.ingest.adapters import ingest  # noqa: PLC0415
 
+        codegen.checked(self.job.target)  # a wrong one is refused before a training
         found = ingest(self.job.recipe, untrained=self.job.untrained)
         meta = Meta(
             function=found.entry.name,

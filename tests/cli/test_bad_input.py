@@ -216,6 +216,7 @@ def test_a_cpu_without_what_the_target_asks_for(edgebuild, case: str) -> None:
     fields |= {"description": "a board", "engines": ["tvm"]}
     Path("board.toml").write_text("".join(f"{key} = {json.dumps(value)}\n" for key, value in fields.items()))
     ran = edgebuild("compile", "m.onnx", "--calibration", "c.npz", "--target", "board.toml")
+    assert ran.err.startswith("error: ")  # before any stage was finished
     refused(ran, 3, message, "leave it out, or take another cpu" if "another" in message else "attributes = [")
 
 

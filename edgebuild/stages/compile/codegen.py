@@ -89,7 +89,8 @@ def build_program(kernels: Sequence[Kernel], target: Target) -> bytes:
         return library.read_bytes()
 
 
-def _compile(kernels: Sequence[Kernel], target: Target) -> Any:
+def checked(target: Target) -> Any:
+    """TVM's form of a target that LLVM has code for. Raises RecipeError, where LLVM would end the process."""
     import tvm  # noqa: PLC0415
 
     llvm: dict[str, Any] = {"kind": "llvm", "mtriple": target.triple, "mcpu": target.cpu}
@@ -101,6 +102,13 @@ def _compile(kernels: Sequence[Kernel], target: Target) -> Any:
     _check_attributes(target)
     tvm_target = tvm.target.Target(llvm)
     _check_features(target, tvm_target)
+    return tvm_target
+
+
+def _compile(kernels: Sequence[Kernel], target: Target) -> Any:
+    import tvm  # noqa: PLC0415
+
+    tvm_target = checked(target)
     functions = {f"k{i}": k.func.with_attr("global_symbol", f"k{i}") for i, k in enumerate(kernels)}
     module = _lower(tvm.IRModule(functions), tvm_target)
     try:
