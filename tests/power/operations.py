@@ -34,11 +34,14 @@ NOISE = b"".join(hashlib.sha256(bytes([i])).digest() for i in range(64))
 
 @dataclass(frozen=True)
 class Releases:
-    """Releases of one function whose results differ; their runtime is a script, which is quick, or the real one."""
+    """Releases of one function whose results differ; their runtime is a script, which is quick, or the real one for
+    `arch`.
+    """
 
     folder: Path
     program: bytes
     real: bool = False
+    arch: str = HOST
     bundles: dict[str, bytes] = field(default_factory=dict)
     servers: ExitStack = field(default_factory=ExitStack)
     urls: dict[Path, str] = field(default_factory=dict)
@@ -124,13 +127,13 @@ class Releases:
         if kind == "f":
             return b"#!/bin/sh\nexit 9\n"
         if self.real:
-            return runtime_binary(f"{HOST}-linux-gnu").read_bytes()
+            return runtime_binary(f"{self.arch}-linux-gnu").read_bytes()
         return SCRIPT + READY + f"echo {number}\n".encode()
 
     def _make(self, number: int, kind: str) -> bytes:
         golden = {f"golden/out-{j}.npy": tiny.npy(array) for j, array in enumerate(self._results(number).values())}
         golden |= {"function/noise": NOISE[number:], "function/same": NOISE}
-        bundle = tiny.Bundle(self.program, weights=self._table(number).tobytes(), arch=HOST)
+        bundle = tiny.Bundle(self.program, weights=self._table(number).tobytes(), arch=self.arch)
         edits = (("arch ", "made 2026-03-03\narch "),) if kind == "k" else ()
         key = ANOTHER if kind == "k" else tiny.KEY
         return release(bundle, number, self._runtime(number, kind), golden=golden, edits=edits, key=key).build()
