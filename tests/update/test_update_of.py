@@ -5,6 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+from command_line import Edgebuild
 from core.bundles import make_bundle
 from networks import GRAPH, Release, samples, values
 
@@ -141,6 +142,21 @@ def test_multipliers_change_in_their_high_bits_only(compiled: Callable[..., Rele
     steps = multiplier_steps(old, new)
     assert len(steps) > 20
     assert np.count_nonzero(steps % (1 << 14)) <= 1
+
+
+def test_pruned_weights_follow_from_the_old_ones(
+    compiled: Callable[..., Release], edgebuild: Edgebuild, old: Release
+) -> None:
+    """All that were small are 0 now: a difference costs nothing that the old weight foretells."""
+    given = values()
+    for name in ("w1", "w2", "w3"):
+        given[name][np.abs(given[name]) < np.quantile(np.abs(given[name]), 0.4)] = 0.0
+    new = compiled(given, "1.9.9", "--update-of", old.path)
+    ran = edgebuild("delta", old.path, new.path, "--json")
+    assert ran.code == 0, ran.err
+    weights = next(row for row in ran.json["files"] if row["path"] == "weights.bin")
+    assert weights["codec"] == "patch"
+    assert weights["cost"] < 1600
 
 
 def test_golden_inputs_stay(compiled: Callable[..., Release], old: Release, place: Path) -> None:

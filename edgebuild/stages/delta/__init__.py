@@ -152,8 +152,11 @@ def _candidates(before: _Release, after: _Release, path: str, new: bytes, codecs
         assert plan is not None
         coded = codecs.weights(plan, old, new, most)
         yield from [Part(WEIGHTS, coded)] if coded is not None else []
-    elif max(len(old), len(new)) <= _PATCH_MAX:
-        coded = codecs.patch(old, new, steps(old, new), most)
+        found = [(0, 0, 0), (len(new), 0, 0)]  # each byte by the old one: what pruning sets to 0 follows from it
+    else:
+        found = steps(old, new) if max(len(old), len(new)) <= _PATCH_MAX else []
+    if found and 0 < len(new) <= _PATCH_MAX:
+        coded = codecs.patch(old, new, found, most)
         yield from [Part(PATCH, coded)] if coded is not None else []
 
 
