@@ -248,6 +248,19 @@ def test_a_new_release_key_comes_with_the_next_trust_file(
     fails(store, folder, REFUSED, "which the trust file does not list")
 
 
+def test_a_stolen_key_stops_no_update(store: Store, make: Callable[..., bytes], folder: Path) -> None:
+    """The highest counter and the last day that it could sign: the next trust file ends both, from outside."""
+    store.write("trust", FIRST.build())
+    store.install(make(1))
+    store.install(make(2**31 - 1, edits=(("arch ", "made 2029-12-31\narch "),)))
+    publish(folder, make(2))
+    fails(store, folder, REFUSED, "lower than 2147483647")
+    bundle = publish_next(folder, make)
+    assert follow(store, folder)["new_trust"]
+    assert store.status()["id"] == manifest_id(bundle)
+    assert (store.path / "time").read_bytes() == b"edgebuild-time 1\nfloor 2026-01-01\n"
+
+
 @pytest.mark.parametrize(
     "trust",
     [
