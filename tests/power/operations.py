@@ -280,14 +280,18 @@ def follow(old: str, new: str) -> Arguments:
     return lambda releases: ["follow", releases.published(old, new), "--target", "test"]
 
 
+HASTY = ("--attempts", "2")
+"""What fails for good is not waited for."""
+
+
 def follow_url(old: str, new: str) -> Arguments:
-    return lambda releases: ["follow", releases.url_of(releases.published(old, new)), "--target", "test"]
+    return lambda releases: ["follow", releases.url_of(releases.published(old, new)), "--target", "test", *HASTY]
 
 
 def follow_with_trust(new: str, trust: str, *, http: bool = False) -> Arguments:
     def arguments(releases: Releases) -> list[object]:
         folder = releases.published_with_trust(new, trust)
-        return ["follow", releases.url_of(folder) if http else folder]
+        return ["follow", *([releases.url_of(folder), *HASTY] if http else [folder])]
 
     return arguments
 
