@@ -22,6 +22,7 @@ struct work {
   bool found;
   eb_status unnamed; /* what is wrong with the name of the index */
   eb_error why;
+  bool missing;  /* the file that was read last is not there */
   bool not_kept; /* a trust file that was taken, by the store */
 };
 
@@ -29,6 +30,7 @@ static eb_status read_file(struct work *work, const char *name, void *buffer, si
                            eb_error *error) {
   bool found;
   eb_status status = eb_remote_read(work->remote, name, buffer, limit, size, &found, error);
+  work->missing = !found;
   if (status || found) return status;
   return eb_fail(error, EB_IO, "name the folder that edgebuild release wrote, and publish it whole", "%.200s has no %s",
                  work->follow->base, name);
@@ -67,7 +69,8 @@ static eb_status read_trusted(struct work *work, eb_error *error) {
   eb_error why;
   eb_status taken = take_trust(work, &why);
   /* What the store cannot remember does not count: the canary would not know it, and the release be marked bad. */
-  if (work->not_kept) return *error = why, taken;
+  bool unread = taken == EB_IO && !work->missing;
+  if (work->not_kept || unread) return *error = why, taken;
   bool newer = taken == EB_OK;
   for (int attempt = 1; status == EB_REFUSED && attempt < INDEX_ATTEMPTS; attempt++)
     status = read_verified(work, error);
