@@ -15,6 +15,7 @@
 #include "launch.h"
 
 #define WELL_MS 600000u /* a process that runs on so long behind its first result is well */
+#define LOOK_MS 10000
 
 /* One process of one release. */
 struct attempt {
@@ -237,41 +238,41 @@ static bool take_result(struct eb_supervise *run, struct attempt *attempt) {
   return got == 1;
 }
 
-/* True when the process has ended. */
-static bool take_signal(struct attempt *attempt) {
-  struct signalfd_siginfo info = {.ssi_signo = SIGCHLD};
+static void take_signal(struct attempt *attempt) {
+  struct signalfd_siginfo info;
   ssize_t got = read(attempt->signals, &info, sizeof info);
-  if (got < 0 && errno == EINTR) return false;
-  if (got != (ssize_t)sizeof info || info.ssi_signo == SIGCHLD) {
-    pid_t ended;
-    do ended = waitpid(attempt->child, &attempt->ended, WNOHANG);
-    while (ended < 0 && errno == EINTR);
-    return ended == attempt->child;
-  }
+  if (got != (ssize_t)sizeof info || info.ssi_signo == SIGCHLD) return;
   attempt->told_to_end = true;
   kill(attempt->child, (int)info.ssi_signo);
-  return false;
 }
 
-/* How long to wait for what the process does next; -1: for ever. */
-static int patience(const struct attempt *attempt) {
-  if (!attempt->confirmed || attempt->well) return -1;
+static bool has_ended(struct attempt *attempt) {
+  pid_t ended;
+  do ended = waitpid(attempt->child, &attempt->ended, WNOHANG);
+  while (ended < 0 && errno == EINTR);
+  return ended == attempt->child;
+}
+
+/* How long until a release that runs on is well; beyond LOOK_MS where that is not waited for. */
+static uint64_t until_well(const struct attempt *attempt) {
+  if (!attempt->confirmed || attempt->well) return UINT64_MAX;
   uint64_t gone = eb_clock_ms() - attempt->result_ms, limit = well_ms();
-  return gone < limit ? (int)(limit - gone) : 0;
+  return gone < limit ? limit - gone : 0;
 }
 
+/* Until the process has ended. That is looked at whenever anything comes, and now and then when nothing does: a signal
+ * that got lost leaves nobody waiting for ever. */
 static void watch(struct eb_supervise *run, struct attempt *attempt) {
   struct pollfd fds[] = {{.fd = attempt->ready, .events = POLLIN}, {.fd = attempt->signals, .events = POLLIN}};
-  bool ended = false;
-  while (!ended) {
-    int ready = poll(fds, 2, patience(attempt));
-    if (ready < 0) continue;
-    if (ready == 0) {
+  while (!has_ended(attempt)) {
+    uint64_t left = until_well(attempt);
+    if (poll(fds, 2, left < LOOK_MS ? (int)left : LOOK_MS) < 0) continue;
+    if (until_well(attempt) == 0) {
       forget_crashes(run, attempt, NULL);
       attempt->well = true;
     }
     if (fds[0].revents && !take_result(run, attempt)) fds[0].fd = -1;
-    if (fds[1].revents) ended = take_signal(attempt);
+    if (fds[1].revents) take_signal(attempt);
   }
   if (fds[0].fd >= 0 && poll(fds, 1, 0) > 0) take_result(run, attempt);
 }
