@@ -113,7 +113,13 @@ def read_old(update: UpdateOf, job: Job) -> Old:
     place = basis_path(path)
     if not place.is_file():
         raise UsageError(f"--update-of {path}: {place.name} is not beside it", _REMEDY)
-    return Old(data, bundle, read_basis(place.read_bytes(), bundle, str(place)))
+    basis = read_basis(place.read_bytes(), bundle, str(place))
+    if basis.precision != "float32" and job.recipe.model.precision == "float32":
+        raise UsageError(
+            f"--update-of {path}: it is {basis.precision}, and float32 is asked for",
+            "compile without --update-of to ship float32, or leave out --float or [model] precision to stay at int8",
+        )
+    return Old(data, bundle, basis)
 
 
 def release_of(old: Old, job: Job) -> int:

@@ -193,6 +193,26 @@ def test_another_network_is_refused(refused: Callable[..., str], old: Release) -
     assert "not the network" in said
 
 
+def test_what_differs_in_an_operator_is_said(refused: Callable[..., str], old: Release) -> None:
+    """Not only that it does: a bias more is the usual one."""
+    given = values() | {"b0": values()["b1"]}
+    said = refused(4, "--update-of", old.path, graph=GRAPH.replace("(f, w3, b3)", "(f, w3)"))
+    assert "Gemm 'Gemm_8' read f, w3, b3, and now reads f, w3" in said
+    said = refused(4, "--update-of", old.path, graph=GRAPH.replace("r1 = Relu(n1)", "r1 = Sigmoid(n1)"))
+    assert "Relu 'Relu_2' is now Sigmoid 'Sigmoid_2'" in said
+    said = refused(4, "--update-of", old.path, graph=GRAPH.replace("(r1, w2)", "(r1, w2, b0)"), given=given)
+    assert "hint" in said
+    said = refused(4, "--update-of", old.path, graph=GRAPH.replace("strides = [2, 2]", "strides = [1, 1]"))
+    assert "its strides was [2, 2], and is now [1, 1]" in said
+
+
+def test_float32_is_no_update_of_integers(refused: Callable[..., str], old: Release) -> None:
+    """Integers would come out where float32 was asked for."""
+    said = refused(2, "--update-of", old.path, "--float")
+    assert "is int8, and float32 is asked for" in said
+    assert "compile without --update-of" in said
+
+
 def test_another_interface_is_refused(
     compiled: Callable[..., Release], refused: Callable[..., str], old: Release
 ) -> None:

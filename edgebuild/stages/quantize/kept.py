@@ -4,12 +4,13 @@ Activations keep scale and zero point where the old range still serves; else the
 2^(1/4).
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import onnx
-from onnx import NodeProto
+from onnx import AttributeProto, NodeProto
 
 from edgebuild.core.errors import ModelError
 from edgebuild.stages.quantize.calibrated import Calibrated, Choices
@@ -44,9 +45,7 @@ def check_same(new: Graph, old: onnx.ModelProto) -> None:
         raise ModelError(f"{_WHAT}: {len(other.nodes)} operators, now {len(new.nodes)}", OTHER)
     for a, b in zip(new.nodes, other.nodes, strict=True):
         if _spelled(a) != _spelled(b):
-            raise ModelError(
-                f"{_WHAT}: {b.op_type} '{b.name}' is now {a.op_type} '{a.name}', or reads other tensors", OTHER
-            )
+            raise ModelError(f"{_WHAT}: {_difference(a, b)}", OTHER)
     for name, value in other.constants.items():
         found = new.constants.get(name)
         used = bool(other.consumers(name))
@@ -59,6 +58,23 @@ def check_same(new: Graph, old: onnx.ModelProto) -> None:
 
 def _spelled(node: NodeProto) -> bytes:
     return bytes(node.SerializeToString(deterministic=True))
+
+
+def _difference(new: NodeProto, old: NodeProto) -> str:
+    if (old.op_type, old.name) != (new.op_type, new.name):
+        return f"{old.op_type} '{old.name}' is now {new.op_type} '{new.name}'"
+    for did, does, a, b in (("read", "reads", old.input, new.input), ("gave", "gives", old.output, new.output)):
+        if list(a) != list(b):
+            return f"{old.op_type} '{old.name}' {did} {', '.join(a)}, and now {does} {', '.join(b)}"
+    before, after = ({a.name: _said(a) for a in node.attribute} for node in (old, new))
+    name = next((n for n in {**before, **after} if before.get(n) != after.get(n)), "domain")
+    was, now = (values.get(name, "not given") for values in (before, after))
+    return f"{old.op_type} '{old.name}': its {name} was {was}, and is now {now}"
+
+
+def _said(attribute: AttributeProto) -> str:
+    value = onnx.helper.get_attribute_value(attribute)
+    return str(list(value) if isinstance(value, Iterable) and not isinstance(value, bytes) else value)
 
 
 @dataclass(frozen=True)
