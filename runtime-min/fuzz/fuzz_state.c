@@ -21,6 +21,7 @@ static void change_state(struct eb_state *state) {
   struct eb_state again;
   if (!eb_state_is_bad(state, other)) eb_state_install(state, other, 7, "0123456789ABCDEF");
   if (state->previous[0]) eb_state_roll_back(state, state->confirmed);
+  if (state->said_count > 1) eb_state_forget_signer(state);
   eb_bytes bytes = {text, eb_state_text(state, text)};
   if (eb_state_parse(bytes, "fuzz", &again, NULL)) abort();
 }

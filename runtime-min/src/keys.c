@@ -255,9 +255,8 @@ eb_status eb_keys_lists(const struct eb_store *store, const char signer[17], boo
 
 void eb_keys_forget(const struct eb_keys *keys, struct eb_state *state) {
   struct eb_trust trust;
-  if (!state->signer[0] || eb_trust_open(keys->file, &trust, NULL) || lists_signer(&trust, state->signer)) return;
-  state->floor = 1;
-  state->signer[0] = 0;
+  if (eb_trust_open(keys->file, &trust, NULL)) return;
+  while (state->signer[0] && !lists_signer(&trust, state->signer)) eb_state_forget_signer(state);
 }
 
 /* What the former one allowed may run on: it stays among the older ones as long as a release needs it. */

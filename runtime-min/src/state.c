@@ -70,10 +70,36 @@ static bool read_optional_id(struct values *values, const char *key, char id[EB_
   return !value || eb_is_id(value);
 }
 
-static bool read_signer(struct values *values, char signer[EB_SIGNER_TEXT]) {
+static bool is_signer(const char *text) {
+  return strlen(text) == EB_SIGNER_TEXT - 1 && strspn(text, DIGITS "ABCDEF") == EB_SIGNER_TEXT - 1;
+}
+
+static uint32_t find_said(const struct eb_state *state, const char *signer) {
+  uint32_t i = 0;
+  while (i < state->said_count && strcmp(state->said[i].signer, signer) != 0) i++;
+  return i;
+}
+
+/* `said SIGNER N`, each of another key, none larger than the one before it. */
+static bool read_said(struct values *values, struct eb_state *state) {
+  uint32_t most = state->floor;
+  const char *value;
+  while (state->said_count < EB_SAID_MAX && (value = next_value(values, "said"))) {
+    struct eb_said said = {0};
+    if (sscanf(value, "%16s %10u", said.signer, &said.number) != 2 || !is_signer(said.signer)) return false;
+    if (said.number < 1 || said.number > most || strcmp(said.signer, state->signer) == 0) return false;
+    if (find_said(state, said.signer) < state->said_count) return false;
+    most = said.number;
+    state->said[state->said_count++] = said;
+  }
+  return true;
+}
+
+static bool read_signers(struct values *values, struct eb_state *state) {
   const char *value = next_value(values, "signer");
-  if (value) snprintf(signer, EB_SIGNER_TEXT, "%s", value);
-  return !value || (strlen(value) == EB_SIGNER_TEXT - 1 && strspn(value, DIGITS "ABCDEF") == EB_SIGNER_TEXT - 1);
+  if (!value) return true;
+  snprintf(state->signer, sizeof state->signer, "%s", value);
+  return is_signer(value) && read_said(values, state);
 }
 
 static bool read_bad(struct values *values, struct eb_state *state) {
@@ -102,7 +128,7 @@ static bool read_state(eb_bytes text, struct eb_state *state) {
   return read_number(&values, "edgebuild-state", 1, &version) && version == 1 &&
          read_word(&values, "target", eb_is_name, state->target, sizeof state->target) &&
          read_number(&values, "floor", NUMBER_MAX, &state->floor) && state->floor >= 1 &&
-         read_signer(&values, state->signer) && read_optional_id(&values, "current", state->current, &has_current) &&
+         read_signers(&values, state) && read_optional_id(&values, "current", state->current, &has_current) &&
          (!has_current || read_current(&values, state)) && read_bad(&values, state) && values.reader.left == 0;
 }
 
@@ -119,6 +145,10 @@ size_t eb_state_text(const struct eb_state *state, char text[EB_STATE_BYTES_MAX]
   size_t size = (size_t)snprintf(text, EB_STATE_BYTES_MAX, "edgebuild-state 1\ntarget %s\nfloor %u\n", state->target,
                                  state->floor);
   if (state->signer[0]) size += (size_t)snprintf(text + size, EB_STATE_BYTES_MAX - size, "signer %s\n", state->signer);
+  for (uint32_t i = 0; i < state->said_count; i++) {
+    const struct eb_said *said = &state->said[i];
+    size += (size_t)snprintf(text + size, EB_STATE_BYTES_MAX - size, "said %s %u\n", said->signer, said->number);
+  }
   if (state->current[0]) {
     size += (size_t)snprintf(text + size, EB_STATE_BYTES_MAX - size, "current %s\nconfirmed %s\ncrashes %u\n",
                              state->current, state->confirmed ? "yes" : "no", state->crashes);
@@ -147,11 +177,36 @@ void eb_state_mark_bad(struct eb_state *state, const char *id) {
   state->bad_count = kept + 1;
 }
 
-void eb_state_install(struct eb_state *state, const char *id, uint32_t release, const char *signer) {
-  if (release >= state->floor) {
-    state->floor = release;
-    snprintf(state->signer, sizeof state->signer, "%s", signer);
+static void drop_said(struct eb_state *state, uint32_t index) {
+  if (index >= state->said_count) return;
+  state->said_count--;
+  memmove(&state->said[index], &state->said[index + 1], (state->said_count - index) * sizeof *state->said);
+}
+
+/* What another key said before stays behind it: it counts again when this one leaves. */
+static void raise_floor(struct eb_state *state, uint32_t release, const char *signer) {
+  if (state->signer[0] && strcmp(state->signer, signer) != 0) {
+    drop_said(state, find_said(state, signer));
+    drop_said(state, EB_SAID_MAX - 1);
+    memmove(&state->said[1], &state->said[0], state->said_count * sizeof *state->said);
+    state->said[0].number = state->floor;
+    memcpy(state->said[0].signer, state->signer, sizeof state->signer);
+    state->said_count++;
   }
+  state->floor = release;
+  snprintf(state->signer, sizeof state->signer, "%s", signer);
+}
+
+void eb_state_forget_signer(struct eb_state *state) {
+  struct eb_said next = {.number = 1};
+  if (state->said_count) next = state->said[0];
+  state->floor = next.number;
+  memcpy(state->signer, next.signer, sizeof state->signer);
+  drop_said(state, 0);
+}
+
+void eb_state_install(struct eb_state *state, const char *id, uint32_t release, const char *signer) {
+  if (release >= state->floor) raise_floor(state, release, signer);
   if (strcmp(state->current, id) == 0) return;
   /* What has given no result is nothing to go back to where there is something else. */
   bool keeps = !state->confirmed && state->previous[0] && strcmp(state->previous, id) != 0;

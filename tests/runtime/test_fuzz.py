@@ -80,6 +80,8 @@ def seeds(bundle: tiny.Bundle) -> dict[str, list[bytes]]:
             b"\0" + state_text(""),
             b"\0" + state_text(f"previous {'1' * 64}\n" + "".join(f"bad {i:064x}\n" for i in range(16))),
             b"\0" + state_text("").replace(b"current", b"signer 0123456789ABCDEF\ncurrent"),
+            b"\0edgebuild-state 1\ntarget test\nfloor 7\nsigner 0123456789ABCDEF\nsaid 1111111111111111 5\n"
+            b"said 2222222222222222 5\ncurrent " + b"0" * 64 + b"\nconfirmed no\ncrashes 0\n",
             b"\0edgebuild-state 1\ntarget test\nfloor 1\nbad " + b"0" * 64 + b"\n",
             b"\1edgebuild-time 1\nfloor 2026-01-31\n",
             b"\1edgebuild-time 1\nfloor 2026-01-31\nby tiny 7 0123456789ABCDEF\n",

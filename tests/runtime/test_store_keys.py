@@ -149,6 +149,37 @@ def test_what_a_stolen_key_signed_is_forgotten_with_it(
     gives_results(store)
 
 
+def test_what_other_keys_said_counts_when_one_leaves(
+    store: Store, make: Release, trust: Callable[[bytes], Path]
+) -> None:
+    """Else an old release of a key that stays could be put in the place of a newer one of it."""
+    roles = Roles()
+    trust(roles.build())
+    for number, key in ((1, SECOND), (3, SECOND), (4, FIRST), (5, SECOND), (7, FIRST)):
+        store.install(make(number, key=key))
+    text = (store.path / "functions" / "tiny").read_text()
+    assert f"floor 7\nsigner {FIRST.id}\nsaid {SECOND.id} 5\ncurrent" in text
+    trust(roles.but(version="2", release=(SECOND,)).build())
+    store.refuses(make(3, key=SECOND), REFUSED, "lower than 5")
+    store.install(make(6, key=SECOND))
+    assert f"floor 6\nsigner {SECOND.id}\ncurrent" in (store.path / "functions" / "tiny").read_text()
+    gives_results(store)
+
+
+def test_the_keys_that_a_state_remembers(store: Store, make: Release, trust: Callable[[bytes], Path]) -> None:
+    """The last four besides the one that counts; the oldest is forgotten, and one that signs again moves ahead."""
+    keys = [tiny.Key.new(20 + i) for i in range(6)]
+    trust(Roles(release=tuple(keys)).build())
+    for number, key in enumerate((*keys, keys[3]), start=1):
+        store.install(make(number, key=key))
+    lines = (store.path / "functions" / "tiny").read_text().splitlines()
+    assert lines[2:8] == [
+        "floor 7",
+        f"signer {keys[3].id}",
+        *(f"said {keys[i].id} {i + 1}" for i in (5, 4, 2, 1)),
+    ]
+
+
 def test_a_release_made_when_its_trust_file_has_expired(
     store: Store, make: Release, trust: Callable[[bytes], Path]
 ) -> None:
