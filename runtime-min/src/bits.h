@@ -9,7 +9,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#define EB_MIX_INPUTS 8u
+#define EB_MIX_INPUTS 9u
 #define EB_LOGIT_ONE 256 /* a logit is log2(p / (1 - p)), in 256ths */
 #define EB_LOGIT_MAX (12 * EB_LOGIT_ONE)
 

@@ -11,7 +11,7 @@
 #define BYTE_BITS EB_NUMBER_BITS(BYTE_CLASSES)
 #define WORD_BITS EB_NUMBER_BITS(EB_NUMBER_CLASSES_MAX)
 
-#define MODELS 8u       /* contexts of a byte */
+#define MODELS 9u       /* contexts of a byte */
 #define CONTEXTS 512u   /* values of each */
 #define VALUE_MODELS 4u /* contexts of a 32-bit number */
 #define VALUE_CONTEXTS 64u
@@ -69,6 +69,14 @@ static unsigned sign_of(int32_t value) {
   return value == 0 ? 0 : value < 0 ? 1 : 2;
 }
 
+/* What the channels before this one in its tile make of the same input: behind a softmax the changes of all add up to
+ * nothing. */
+static int sum_of_tile(const int16_t *past, uint8_t at, unsigned lane) {
+  int sum = 0;
+  for (unsigned back = 4; back <= lane; back += 4) sum += past[(uint8_t)(at - back)];
+  return sum;
+}
+
 /* What is known before a byte: its old value, and the differences before it. Weights are packed in tiles of lanes of 4,
  * a lane for each output channel: the same channel comes back after 64 bytes, the same input in another channel
  * after 4. */
@@ -88,6 +96,7 @@ static void byte_model(struct state *state, uint64_t place, int before, struct e
   unsigned old_class = before == 0 ? 0 : least(1 + eb_size_class(eb_magnitude(before)), 8) * 2 - (before < 0);
   int lean = state->lane_lean[lane];
   unsigned leaning = lean > 24 ? 2 : lean < -24 ? 1 : 0;
+  int sum = sum_of_tile(past, at, lane);
   unsigned context[MODELS] = {
       0,
       least(eb_magnitude(one), 3) * 64 + least(eb_magnitude(two), 3) * 16 +
@@ -98,6 +107,7 @@ static void byte_model(struct state *state, uint64_t place, int before, struct e
       least(eb_size_class(long_row), 15) * 17 + old_class,
       least(eb_size_class(row), 15) * 16 + least(size, 15),
       sign_of(one) * 81 + sign_of(two) * 27 + sign_of(tile) * 9 + sign_of(before) * 3 + leaning,
+      (least(eb_size_class(eb_magnitude(sum)), 7) * 2 + (sum < 0)) * 16 + lane / 4,
   };
   model->count = MODELS;
   model->mixers = state->byte_mixer[least(eb_size_class(near), 3)];

@@ -162,7 +162,7 @@ class _Weights:
     def __init__(self, data: bytes) -> None:
         self.decoder = Decoder(data)
         self._flags = [(Mixer(1), Counter()) for _ in range(2)]
-        self._bytes = Number(self.decoder, 8, 16, 1023)
+        self._bytes = Number(self.decoder, 9, 16, 1023)
         self._words = {kind: Number(self.decoder, 4, 64, 255) for kind in ("fine", "step", "f fine", "f step")}
         self._past = [0] * 256
         self._size, self._lean = [0] * 64, [0] * 64
@@ -201,6 +201,7 @@ class _Weights:
             + min((abs(back(3)) + abs(back(4))).bit_length(), 3) * 4
             + min(abs(tile), 3)
         )
+        tile_sum = sum(back(d) for d in range(4, lane + 1, 4))
         signs = _sign(one) * 81 + _sign(two) * 27 + _sign(tile) * 9 + _sign(before) * 3 + leaning
         contexts = [
             several,
@@ -210,6 +211,7 @@ class _Weights:
             min(long_row.bit_length(), 15) * 17 + old,
             min(row.bit_length(), 15) * 16 + min(size, 15),
             signs,
+            (min(abs(tile_sum).bit_length(), 7) * 2 + (tile_sum < 0)) * 16 + lane // 4,
         ]
         return [context % 512 for context in contexts], min(near.bit_length(), 3)
 
