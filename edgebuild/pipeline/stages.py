@@ -90,12 +90,12 @@ class Stages(Cached):
             from edgebuild.stages import quantize  # noqa: PLC0415 - imports onnxruntime
 
             model = model_of(ingested)
+            if quantize.is_quantized(model) and self.old:
+                raise ModelError("the model came quantized, on a grid of its own", "compile without --update-of")
             if quantize.is_quantized(model) and (stale := self._stale(fallback)):
                 raise self._of_lock(f"{stale}: the model came quantized, and keeps the precision of each layer")
             if precision == "float32":
                 return files_in(quantize.keep_float(model))
-            if quantize.is_quantized(model) and self.old:
-                raise ModelError("the model came quantized, on a grid of its own", "compile without --update-of")
             if quantize.is_quantized(model):
                 return files_in(quantize.passed_through(model))
             if self.old and self.room is None:

@@ -213,6 +213,20 @@ def test_float32_is_no_update_of_integers(refused: Callable[..., str], old: Rele
     assert "compile without --update-of" in said
 
 
+def test_a_model_that_came_quantized_is_no_update(
+    compiled: Callable[..., Release], edgebuild: Edgebuild, old: Release, place: Path
+) -> None:
+    """Whatever the old release is; recipe.lock has nothing to do with it."""
+    quantized = place / "qdq.onnx"
+    with zipfile.ZipFile(old.path.with_name("net-1.0.0-host.basis.zip")) as archive:
+        quantized.write_bytes(archive.read("model.onnx"))
+    named = ("--name", "net", "--version", "2.1.0", "--calibration", place / "c.npz", "--out", place / "refused")
+    for release in (old, compiled(values(), "1.0.0f", "--float")):
+        ran = edgebuild("compile", quantized, *named, "--update-of", release.path)
+        assert (ran.code, "the model came quantized, on a grid of its own" in ran.err) == (4, True), ran.err
+        assert "recipe.lock" not in ran.err
+
+
 def test_another_interface_is_refused(
     compiled: Callable[..., Release], refused: Callable[..., str], old: Release
 ) -> None:
