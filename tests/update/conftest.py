@@ -24,8 +24,8 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 def compiled(edgebuild: Edgebuild, place: Path) -> Callable[..., Release]:
     """Compiles the network with these values."""
 
-    def run(given: Any, version: str, *options: object, calibration: str = "c.npz") -> Release:
-        path = write(place / "net.onnx", given)
+    def run(given: Any, version: str, *options: object, calibration: str = "c.npz", graph: str = GRAPH) -> Release:
+        path = write(place / "net.onnx", given, graph)
         out = place / version
         named = ("--name", "net", "--version", version, "--calibration", place / calibration, "--out", out)
         ran = edgebuild("compile", path, *named, "--json", *options)

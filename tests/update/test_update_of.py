@@ -88,6 +88,19 @@ def test_a_grid_that_no_longer_serves_is_replaced(compiled: Callable[..., Releas
     assert new.report["accuracy"]["sqnr_db"] > 30
 
 
+def test_what_a_function_cuts_off_anyway_needs_no_grid(compiled: Callable[..., Release]) -> None:
+    """HardSwish makes 0 of all that lies below -3: a range that ends there serves, however far values reach."""
+    graph, given = GRAPH.replace("r1 = Relu(n1)", "r1 = HardSwish(n1)"), values()
+    given["b1"][::2] -= 12
+    first = compiled(given, "1.10.0", graph=graph)
+    same = compiled(given, "1.10.1", "--update-of", first.path, graph=graph)
+    assert (changed(same, first), same.report["update"]["grids_changed"]) == (set(), [])
+    rng = np.random.default_rng(5)
+    given["g1"] = (given["g1"] * rng.uniform(1.0, 1.05, given["g1"].shape)).astype(np.float32)
+    new = compiled(given, "1.10.2", "--update-of", first.path, graph=graph)
+    assert new.report["update"]["grids_changed"] == []
+
+
 def test_a_channel_without_weights_keeps_its_bias(compiled: Callable[..., Release], old: Release) -> None:
     """Pruned whole, or nearly so: what is left of it is a constant, which tiny steps could not express."""
     given = values()

@@ -105,14 +105,17 @@ def grids(found: Calibrated, plan: Plan, fresh: Parameters, old: Graph, lenient:
         was = old_affine(old, group)
         why = _unfit(found, plan, group, was, best, lenient)
         chosen[group] = _near(was, best) if why else was
-        if why:
+        if chosen[group] != was:
             row = {"name": group, "old_scale": float(was.scale), "scale": float(chosen[group].scale), "reason": why}
             rows.append(row)
     return Grids(chosen, rows)
 
 
 def _unfit(found: Calibrated, plan: Plan, group: str, was: Affine, best: Affine, lenient: float) -> str:
-    (low, high), network = _range(was), found.network
+    """Why the old parameters do not serve. What the best ones cut off as well (a function behind makes one value of it,
+    or the rule says so) is no reason.
+    """
+    (low, high), (least, most), network = _range(was), _range(best), found.network
     width = high - low
     errors = [0.0, 0.0]
     for tensor in plan.boundaries.sources[group]:
@@ -120,7 +123,7 @@ def _unfit(found: Calibrated, plan: Plan, group: str, was: Affine, best: Affine,
         extremes = histogram.extremes.range()
         if extremes is None:
             continue
-        if max(low - extremes[0], extremes[1] - high) > _BEYOND * lenient * width:
+        if max(low - max(extremes[0], least), min(extremes[1], most) - high) > _BEYOND * lenient * width:
             return f"values reach from {extremes[0]:.4g} to {extremes[1]:.4g}, the range is {low:.4g} to {high:.4g}"
         error = RangeError(histogram)
         for i, (a, b) in enumerate((_range(was), _range(best))):
