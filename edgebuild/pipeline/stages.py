@@ -259,7 +259,7 @@ class Stages(Cached):
     def _golden_samples(self, meta: Meta) -> "Iterable[dict[str, Any]]":
         """Of an update those of the earlier release, which the device has."""
         if self.old is None:
-            return self._calibration.samples(meta.inputs, check.GOLDEN_SAMPLES)
+            return self._calibration.samples(meta.inputs, check.golden_count(meta.outputs))
         import io  # noqa: PLC0415
 
         import numpy as np  # noqa: PLC0415 - an unchanged build does without it

@@ -2,21 +2,33 @@
 
 import io
 import json
+import math
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edgebuild.core.errors import CheckError
+from edgebuild.core.plan import DTYPES, ITEM_SIZES
 from edgebuild.core.runner import REPORT, Trial, said
 
 if TYPE_CHECKING:
     import numpy as np
 
+    from edgebuild.core.manifest import Tensor
+
     Array = np.ndarray[Any, Any]
 
 GOLDEN_SAMPLES = 4
+GOLDEN_BYTES = 256 << 10
+"""Of outputs, from which on there are fewer samples: an update brings all of them anew, and they hardly compress."""
 RUNS = 100
 WARM_UP = 10
+
+
+def golden_count(outputs: "Sequence[Tensor]") -> int:
+    """How many samples a bundle with these outputs carries."""
+    size = sum(ITEM_SIZES[DTYPES.index(output.dtype)] * math.prod(output.shape) for output in outputs)
+    return max(1, min(GOLDEN_SAMPLES, GOLDEN_BYTES // max(size, 1)))
 
 
 def golden_files(
