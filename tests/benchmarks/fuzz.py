@@ -22,7 +22,7 @@ from edgebuild.core.cache import cache_dir  # noqa: E402
 from edgebuild.stages.runtime import build_runtime, sanitized_build  # noqa: E402
 
 SECONDS = 600
-NAMES = ("manifest", "bundle", "trust", "delta", "index", "state")
+NAMES = ("manifest", "bundle", "trust", "delta", "index", "state", "chunks")
 # As the tests have it: each allocation is limited, not the process, whose sanitizers keep memory of their own.
 OPTIONS = ("-max_len=32768", "-rss_limit_mb=0", "-malloc_limit_mb=1024", "-timeout=10", "-print_final_stats=1")
 
