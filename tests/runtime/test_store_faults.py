@@ -401,10 +401,11 @@ def test_memory_of_an_installation(fast: Store, large: Release, weights: bytes) 
 
 
 def planned(make: Release, number: int, ops: int) -> bytes:
-    """A release of 6,016 weights, of which few change from one to the next, with a plan of so many operators."""
-    table = np.frombuffer(tiny.table().tobytes() + np.random.default_rng(3).bytes(6016 - 256), np.uint8).copy()
-    table[300::9] ^= number - 1
-    return make(number, weights=table.tobytes(), plan=tiny.plan_bin(weights=6016, table_bytes=6016, more_ops=ops))
+    """A release of 6,016 weights, which change by steps from one to the next, with a plan of so many operators."""
+    randoms = np.random.default_rng(3)
+    rest = randoms.integers(-100, 101, 6016 - 256) + (number - 1) * randoms.integers(-1, 2, 6016 - 256)
+    weights = tiny.table().tobytes() + rest.astype(np.int8).tobytes()
+    return make(number, weights=weights, plan=tiny.plan_bin(weights=6016, table_bytes=6016, more_ops=ops))
 
 
 def delta_of_weights(old: bytes, new: bytes) -> bytes:
