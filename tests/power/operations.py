@@ -4,6 +4,7 @@ import hashlib
 import json
 import os
 import subprocess
+import threading
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
@@ -32,6 +33,13 @@ FLOORS = {"roles": "2026-01-01", "other roles": f"2026-03-03\nby tiny 2 {ANOTHER
 NOISE = b"".join(hashlib.sha256(bytes([i])).digest() for i in range(64))
 
 
+def appear(path: Path, data: bytes) -> None:
+    """Whole or not at all: devices of several threads read the same files."""
+    partial = path.with_name(f".{path.name}.{threading.get_ident()}")
+    partial.write_bytes(data)
+    partial.replace(path)
+
+
 @dataclass(frozen=True)
 class Releases:
     """Releases of one function whose results differ; their runtime is a script, which is quick, or the real one for
@@ -57,13 +65,13 @@ class Releases:
     def file(self, name: str) -> Path:
         path = self.folder / f"{name}.ebundle"
         if not path.exists():
-            path.write_bytes(self.bundle(name))
+            appear(path, self.bundle(name))
         return path
 
     def delta(self, old: str, new: str) -> Path:
         path = self.folder / f"{old}-{new}.edelta"
         if not path.exists():
-            path.write_bytes(make_delta(self.bundle(old), self.bundle(new)).data)
+            appear(path, make_delta(self.bundle(old), self.bundle(new)).data)
         return path
 
     def published(self, old: str, new: str) -> Path:
@@ -99,7 +107,7 @@ class Releases:
         """The command whose results `answer` reads."""
         path = self.folder / "frames.npy"
         if not path.exists():
-            path.write_bytes(tiny.npy(tiny.golden_frames()))
+            appear(path, tiny.npy(tiny.golden_frames()))
         return ["run", "tiny", "--input", str(path)]
 
     def answer(self, name: str) -> str:
@@ -156,7 +164,7 @@ class Device:
     def command(self, *arguments: object) -> list[str]:
         trust = self.releases.folder / self.trust
         if not trust.exists():
-            trust.write_bytes(TRUST[self.trust])
+            appear(trust, TRUST[self.trust])
         return [str(a) for a in (self.program, *arguments, "--store", self.store, "--trust", trust)]
 
     def environment(self, **variables: str) -> dict[str, str]:
