@@ -174,21 +174,20 @@ def bytes_of(option: str, size: str) -> int:
     return int(float(found[1]) * _UNITS[found[2]])
 
 
-_NO_BUNDLES = {
-    b"EBD1": ("is a delta, no bundle", "a device checks it against the release that it has; name the bundle"),
-    b"edgebuild-trust ": ("is a trust file, no bundle", "`edgebuild trust show FILE` says what is in it"),
-}
-"""What other files of ours start with."""
-
-
 def read_file(path: Path) -> bytes:
     """The bytes of what should be a bundle."""
+    from edgebuild.core import delta, trust
+
     try:
         data = path.read_bytes()
     except OSError as error:
         reason = os.strerror(error.errno or errno.EIO)
         raise EnvironmentProblem(f"{path}: {reason}", "name an .ebundle file that `edgebuild compile` wrote") from error
-    for start, (what, hint) in _NO_BUNDLES.items():
-        if data.startswith(start):
-            raise BundleError(f"{path}: {what}", hint)
+    if data.startswith(delta.MAGIC):
+        raise BundleError(
+            f"{path}: is a delta, no bundle",
+            "a device checks it against the release that it has; name the bundle",
+        )
+    if trust.is_roles(data):
+        raise BundleError(f"{path}: is a trust file, no bundle", "`edgebuild trust show FILE` says what is in it")
     return data

@@ -73,9 +73,8 @@ class Build:
             delta = self._delta(data)
             if len(delta.data) > self._most:
                 raise self._too_small(self._most, delta)
-            spent = {row.path: row.cost for row in delta.rows if row.codec != "same"}
             made["update"] |= {"max_delta": self._most, "delta_bytes": len(delta.data)}
-            made["update"]["delta_files"] = {"manifest": delta.head} | spent
+            made["update"]["delta_files"] = {"manifest": delta.head} | delta.spent
         manifest = packed.manifest
         stem = f"{manifest.name}-{manifest.version}-{manifest.target}"
         basis = basis_of(built, stages.precision, stages.schedules(built.quantized))
@@ -137,7 +136,7 @@ class Build:
 
     def _too_small(self, most: int, delta: Made) -> CheckError:
         """Says what takes the room that is not there for values."""
-        spent = {row.path: row.cost for row in delta.rows if row.codec != "same" and row.path != "weights.bin"}
+        spent = {path: cost for path, cost in delta.spent.items() if path != "weights.bin"}
         said = ", ".join(f"{path} {cost}" for path, cost in sorted(spent.items(), key=lambda row: -row[1]))
         fixed = delta.head + sum(spent.values())
         hint = "allow more: signature, golden outputs and the handler's sources travel with every release"

@@ -74,22 +74,15 @@ static bool listen_to(struct trial *trial) {
   return true;
 }
 
-static pid_t look(const struct trial *trial, int *ended, int options) {
-  pid_t child;
-  do child = waitpid(trial->child, ended, options);
-  while (child < 0 && errno == EINTR);
-  return child;
-}
-
 /* False when the time was over; then it was ended. */
 static bool wait_for(struct trial *trial, int *ended) {
   uint64_t end = eb_clock_ms() + limit_ms();
   static const struct timespec moment = {.tv_nsec = 1000000};
   struct pollfd said = {.fd = trial->errors, .events = POLLIN};
-  while (look(trial, ended, WNOHANG) == 0) {
+  while (eb_launch_look(trial->child, ended, WNOHANG) == 0) {
     if (eb_clock_ms() >= end) {
       kill(trial->child, SIGKILL);
-      look(trial, ended, 0);
+      eb_launch_look(trial->child, ended, 0);
       return false;
     }
     if (said.fd < 0) {

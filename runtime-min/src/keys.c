@@ -63,13 +63,21 @@ eb_status eb_keys_to_install(const struct eb_store *store, struct eb_keys *keys,
   return choose(store, keys, error);
 }
 
-static bool lists(eb_bytes file, const uint8_t id[EB_KEY_ID_BYTES]) {
-  struct eb_trust trust;
-  if (eb_trust_open(file, &trust, NULL)) return false;
-  for (uint32_t i = 0; i < trust.release_count; i++) {
-    if (memcmp(trust.release[i].id, id, EB_KEY_ID_BYTES) == 0) return true;
+static bool lists_signer(const struct eb_trust *trust, const char *signer) {
+  for (uint32_t i = 0; i < trust->release_count; i++) {
+    char id[17];
+    eb_key_id_text(trust->release[i].id, id);
+    if (strcmp(id, signer) == 0) return true;
   }
   return false;
+}
+
+static bool lists(eb_bytes file, const uint8_t id[EB_KEY_ID_BYTES]) {
+  struct eb_trust trust;
+  char signer[EB_SIGNER_TEXT];
+  if (eb_trust_open(file, &trust, NULL)) return false;
+  eb_key_id_text(id, signer);
+  return lists_signer(&trust, signer);
 }
 
 /* Looking for a key in the trust files that were accepted before. */
@@ -182,15 +190,6 @@ static eb_status expired(const char *what, uint32_t expires, uint32_t now, eb_er
   eb_date_text(now, day);
   return eb_fail(error, EB_REFUSED, "get a newer one; if the date is wrong, set the clock of this device",
                  "%s expired on %s; today is %s or later", what, end, day);
-}
-
-static bool lists_signer(const struct eb_trust *trust, const char *signer) {
-  for (uint32_t i = 0; i < trust->release_count; i++) {
-    char id[17];
-    eb_key_id_text(trust->release[i].id, id);
-    if (strcmp(id, signer) == 0) return true;
-  }
-  return false;
 }
 
 /* What a key said that has left counts no more; nor does what a release said behind which the same name has a later

@@ -5,6 +5,7 @@
 #include <stdio.h>
 #include <string.h>
 #include <sys/prctl.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #include "sealed.h"
@@ -57,6 +58,13 @@ _Noreturn void eb_launch_become(int runtime, char *const *argv, const int stream
   fcntl(runtime, F_SETFD, 0);
   fexecve(runtime, argv, environ);
   give_up("execute the release's edgebuild-run");
+}
+
+pid_t eb_launch_look(pid_t child, int *ended, int options) {
+  pid_t found;
+  do found = waitpid(child, ended, options);
+  while (found < 0 && errno == EINTR);
+  return found;
 }
 
 bool eb_launch_failed(int code) {

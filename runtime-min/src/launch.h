@@ -13,6 +13,9 @@ eb_status eb_launch_open(struct eb_store *store, const struct eb_head *head, con
  * EB_MEMORY when it could not be now. */
 _Noreturn void eb_launch_become(int runtime, char *const *argv, const int streams[3], pid_t parent, int death_signal);
 
+/* waitpid, which no signal interrupts. */
+pid_t eb_launch_look(pid_t child, int *ended, int options);
+
 /* Whether an exit code says that the release never came to run: memory was short, or the dynamic loader gave up. */
 bool eb_launch_failed(int code);
 

@@ -247,10 +247,7 @@ static void take_signal(struct attempt *attempt) {
 }
 
 static bool has_ended(struct attempt *attempt) {
-  pid_t ended;
-  do ended = waitpid(attempt->child, &attempt->ended, WNOHANG);
-  while (ended < 0 && errno == EINTR);
-  return ended == attempt->child;
+  return eb_launch_look(attempt->child, &attempt->ended, WNOHANG) == attempt->child;
 }
 
 /* How long until a release that runs on is well; beyond LOOK_MS where that is not waited for. */

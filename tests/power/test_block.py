@@ -4,9 +4,7 @@ import pytest
 from power.block import FILE_SYSTEMS, Disks, FileSystem, cannot
 from power.operations import BY_NAME
 from power.sweep import Bench
-from power.test_power_cut import bench
 
-__all__ = ["bench"]
 EXT4 = FILE_SYSTEMS[0]
 NAMES = ("first install", "install over two", "install, other roles", "follow, delta", "rollback", "gc")
 

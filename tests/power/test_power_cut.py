@@ -5,16 +5,12 @@ tests/benchmarks/power_cut.py does the same with the real runtime in the bundles
 
 import re
 import subprocess
-import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import tiny
-from machine import HOST
-from power.calls import UNUSED, WRAPPED, build_shim, read_journal
+from power.calls import UNUSED, WRAPPED, read_journal
 from power.losses import Disk, moved, without, write_tree
-from power.operations import BY_NAME, OPERATIONS, Operation, Releases
+from power.operations import BY_NAME, OPERATIONS, Operation
 from power.sweep import (
     Bench,
     Found,
@@ -22,21 +18,12 @@ from power.sweep import (
     cut_everywhere,
     lose_after_cut,
     lose_everywhere,
-    scratch_root,
 )
 from tracing import can_trace
 
 EVERY = pytest.mark.parametrize("operation", OPERATIONS, ids=lambda operation: operation.name)
 INSTALL, NEW_KEYS = BY_NAME["install"], BY_NAME["install, other roles"]
 KINDS = "open,openat,write,fsync,syncfs,ftruncate,fchmod,mkdir,mkdirat,unlinkat,renameat"
-
-
-@pytest.fixture(scope="module")
-def bench(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bench]:
-    built = tmp_path_factory.mktemp("built")
-    with tempfile.TemporaryDirectory(prefix="power-", dir=scratch_root()) as name:
-        releases = Releases(Path(name), tiny.program_so(built, f"{HOST}-linux-gnu"))
-        yield Bench(build_shim(built), Path(name), releases)
 
 
 def holds(found: Found, operation: Operation) -> None:

@@ -55,6 +55,11 @@ class Made:
     new: manifest.Manifest
     bundle_bytes: int
 
+    @property
+    def spent(self) -> dict[str, int]:
+        """Bytes of the delta by file, of those that it brings."""
+        return {row.path: row.cost for row in self.rows if row.codec != "same"}
+
 
 @dataclass(frozen=True)
 class _Release:
