@@ -13,6 +13,7 @@ import onnx.parser
 import pytest
 
 from edgebuild.core import bundle, minisign
+from edgebuild.core.cache import CACHE_VARIABLE
 from edgebuild.core.manifest import File, Manifest, Tensor, Trigger
 
 HEAD = '<ir_version: 8, opset_import: ["": 18]> net '
@@ -207,8 +208,9 @@ OTHERS = {
 
 
 @pytest.mark.parametrize("case", OTHERS)
-def test_a_cpu_without_what_the_target_asks_for(edgebuild, case: str) -> None:
+def test_a_cpu_without_what_the_target_asks_for(edgebuild, monkeypatch: pytest.MonkeyPatch, case: str) -> None:
     """LLVM ends the process, or never ends, where kernels use what the CPU lacks: so it is never asked."""
+    monkeypatch.setenv(CACHE_VARIABLE, str(Path("cache").resolve()))  # nobody has ingested this model before
     arch, cpu, attributes, features, isa, message = OTHERS[case]
     write_model()
     np.savez("c.npz", x=SAMPLES)
